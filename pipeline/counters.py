@@ -215,6 +215,14 @@ COUNTERS = (
     Counter(286, "dgram.paths_opened", IN, "times that a path to a peer was opened"),
     Counter(287, "dgram.paths_closed", IN, "times that a path to a peer was closed"),
     Counter(288, "dgram.ring_full_waits", IN, "times datagrams were left in the socket, as the arrived ring was full"),
+    Counter(290, "dgram.fake_flows_opened", IN, "fake flows that were opened"),
+    Counter(291, "dgram.fake_flows_reset", IN, "resets of fake flows; each makes the client open another one"),
+    Counter(292, "dgram.fake_flows_refused", IN, "fake flows that came to nothing, or were closed for want of room"),
+    Counter(293, "dgram.fake_acks_sent", IN, "acknowledgements without payload, on fake flows"),
+    Counter(294, "dgram.dropped_segment_no_flow", IN, "TCP packets at our port that belong to no fake flow"),
+    Counter(295, "dgram.dropped_segment_outside", IN, "segments with numbers outside the window of their fake flow"),
+    Counter(296, "dgram.dropped_segment_flags", IN, "segments with flags that no end of a fake flow sends"),
+    Counter(297, "dgram.dropped_segment_damaged", IN, "segments with a wrong TCP checksum, or impossible lengths"),
     Counter(303, "dgram.rings_inbound_mended", IN, "rings whose cursors contradicted each other: slots "
             "were skipped"),
 )

@@ -1,11 +1,13 @@
 """The kernel's answer to: how would a connection to this address leave the machine? No packet is sent for it.
 
-    KernelRoutes.find   RTM_GETROUTE (rtnetlink(7)) for TCP to a port, with the rules for our own user id, or for that
-                        of another process; by any interface, or by a certain one, as SO_BINDTODEVICE does
-    KernelRoutes.link   whether an interface is there, and has a carrier
-    KernelRoutes.has    whether an interface has an address
-    is_ours             whether an address is on any interface of this machine
-    RouteNews           whether the kernel has told of any change
+    KernelRoutes.find       RTM_GETROUTE (rtnetlink(7)) for TCP to a port, with the rules for our own user id, or for
+                            that of another process; by any interface or a certain one, as SO_BINDTODEVICE does; from
+                            any address or a certain one
+    KernelRoutes.link       whether an interface is there, and has a carrier
+    KernelRoutes.has        whether an interface has an address
+    KernelRoutes.neighbour  the link address of a neighbour, if it is known
+    is_ours                 whether an address is on any interface of this machine
+    RouteNews               whether the kernel has told of any change
 
 None needs a right. An answer is that of one moment, so it is asked for again and again. That takes a quarter of a
 millisecond, and less often where nothing changes. Events say that something did, and nothing else depends on them: they
@@ -27,8 +29,12 @@ from pipeline.policy.underlay import Way
 # linux/netlink.h, linux/rtnetlink.h
 RTM_NEWADDR, RTM_GETADDR, RTM_NEWROUTE, RTM_GETROUTE = 20, 22, 24, 26
 NLM_F_REQUEST, NLM_F_DUMP = 1, 0x300
+RTM_NEWNEIGH, RTM_GETNEIGH = 28, 30
+NDA_DST, NDA_LLADDR = 1, 2  # linux/neighbour.h
+NUD_UNUSABLE = 0x21  # NUD_INCOMPLETE, NUD_FAILED
 RTN_UNICAST, RTN_LOCAL = 1, 2
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_VIA, RTA_UID, RTA_IP_PROTO, RTA_DPORT = 1, 4, 5, 7, 18, 25, 27, 29
+RTA_DST, RTA_SRC, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_VIA, RTA_UID = 1, 2, 4, 5, 7, 18, 25
+RTA_IP_PROTO, RTA_DPORT = 27, 29
 RTM_F_FIB_MATCH = 0x2000
 
 SIOCGIFFLAGS = 0x8913  # linux/sockios.h
@@ -45,6 +51,7 @@ _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _ROUTE = struct.Struct("=BBBBBBBBI")  # struct rtmsg
 _ATTRIBUTE = struct.Struct("=HH")  # struct rtattr
 _OF_ADDRESS = struct.Struct("=BBBBI")  # struct ifaddrmsg
+_NEIGHBOUR = struct.Struct("=B3xiHBB")  # struct ndmsg
 
 
 class RouteAnswer(NamedTuple):
@@ -120,11 +127,12 @@ class KernelRoutes:
         self._netlink.close()
         self._links.close()
 
-    def find(self, address: ServerAddress, device: int = 0) -> RouteAnswer:
-        """Ask for the way to an address. `device`: the interface that a socket is bound to; 0: the routes decide."""
+    def find(self, address: ServerAddress, device: int = 0, source: bytes = b"") -> RouteAnswer:
+        """Ask for the way to an address. `device`: the interface that a socket is bound to; 0: the routes decide.
+        `source`: the address that it is bound to; b"": the routes decide."""
         if device and address.family == socket.AF_INET and not self._is_routed(address, device):
             return RouteAnswer(None)
-        answer = self._ask(self._request(address, device))
+        answer = self._ask(self._request(address, device, source=source))
         found, gateway, source = _parse(answer)
         if not found or device not in (0, found):
             return RouteAnswer(None)
@@ -159,6 +167,20 @@ class KernelRoutes:
             answer = self._receive() if not is_last else b""
         return found
 
+    def neighbour(self, device: int, address: bytes) -> bytes:
+        """The link address of a neighbour on this interface; b"" if the kernel has none now."""
+        self._sequence = (self._sequence + 1) & 0xFFFFFFFF
+        family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+        body = _NEIGHBOUR.pack(family, device, 0, 0, 0) + _attribute(NDA_DST, address)
+        answer = self._ask(
+            _HEADER.pack(_HEADER.size + len(body), RTM_GETNEIGH, NLM_F_REQUEST, self._sequence, 0) + body
+        )
+        if len(answer) < _HEADER.size + _NEIGHBOUR.size or _HEADER.unpack_from(answer)[1] != RTM_NEWNEIGH:
+            return b""
+        if _NEIGHBOUR.unpack_from(answer, _HEADER.size)[2] & NUD_UNUSABLE:
+            return b""
+        return dict(_attributes(answer, _HEADER.size + _NEIGHBOUR.size)).get(NDA_LLADDR, b"")
+
     def _ask(self, request: bytes) -> bytes:
         """The answer; b"" for want of memory: it is asked for again soon."""
         try:
@@ -177,7 +199,7 @@ class KernelRoutes:
         except OSError:
             return b""
 
-    def _request(self, address: ServerAddress, device: int = 0, flags: int = 0) -> bytes:
+    def _request(self, address: ServerAddress, device: int = 0, flags: int = 0, source: bytes = b"") -> bytes:
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         destination = socket.inet_pton(address.family, address.host.partition("%")[0])
         attributes = _attribute(RTA_DST, destination) + self._sender
@@ -186,7 +208,9 @@ class KernelRoutes:
         device = device or address.zone
         if device:
             attributes += _attribute(RTA_OIF, device.to_bytes(4, "little"))
-        body = _ROUTE.pack(address.family, 8 * len(destination), 0, 0, 0, 0, 0, 0, flags) + attributes
+        if source:
+            attributes += _attribute(RTA_SRC, source)
+        body = _ROUTE.pack(address.family, 8 * len(destination), 8 * len(source), 0, 0, 0, 0, 0, flags) + attributes
         return _HEADER.pack(_HEADER.size + len(body), RTM_GETROUTE, NLM_F_REQUEST, self._sequence, 0) + body
 
 

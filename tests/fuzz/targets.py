@@ -9,6 +9,7 @@ from pipeline.errors import PeerError
 from tests.fuzz import (
     targets_approach,
     targets_control,
+    targets_fake_tcp,
     targets_fec,
     targets_files,
     targets_handshake,
@@ -89,6 +90,12 @@ TARGETS = {
         ("pipeline/wire/messages.py",),
         targets_wire.handshake_message_seeds,
         5000,
+    ),
+    "fake_tcp": Target(
+        alone(targets_fake_tcp.fake_tcp),
+        (),
+        ("pipeline/faketcp/packet.py", "pipeline/faketcp/flow.py"),
+        targets_fake_tcp.fake_tcp_seeds,
     ),
     "packet": Target(
         alone(targets_wire.packet),

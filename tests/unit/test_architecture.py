@@ -33,7 +33,7 @@ OURS = ("pipeline", "workers", "tools")
 PACKAGES = {"cryptography", "dns", "h11", "msgspec", "numpy", "posix_ipc", "prometheus_client", "psutil", "rich"}
 PACKAGES |= {"wsproto"}
 ALLOWED = {*PACKAGES, *OURS} | set(sys.stdlib_module_names)
-PURE = ("packet", "policy", "wire")
+PURE = ("faketcp", "packet", "policy", "wire")
 
 
 def modules(*folders: str) -> list[Path]:

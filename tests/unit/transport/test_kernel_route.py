@@ -72,3 +72,8 @@ def test_an_answer_that_is_cut_off_leads_nowhere_and_ends() -> None:
     assert _parse(head) == (0, b"", b"")
     assert _parse(head + b"\0\0\0\0") == (0, b"", b"")
     assert _parse(head + b"\x08\0\x04\0\x05\0\0\0") == (5, b"", b"")
+
+
+def test_a_neighbour_that_the_kernel_does_not_know_has_no_link_address(routes: KernelRoutes) -> None:
+    assert routes.neighbour(routes.link("lo").device, bytes([192, 0, 2, 1])) == b""
+    assert routes.neighbour(0, bytes(16)) == b""
