@@ -8,8 +8,8 @@
     DATAGRAM_SINCE   CLOCK_MONOTONIC ns
     DATAGRAM_HOST    two words, 16 bytes: IPv6, or IPv4 mapped into IPv6
 
-A state and a reason are numbers of STATES and REASONS, to which new ones are added at the end. The milliseconds are those
-that the last reason names. A reader may see words of two moments; it only shows them.
+A state and a reason are numbers of STATES and REASONS, to which new ones are added at the end. The milliseconds are
+those that the reason SILENT names. A reader may see words of two moments; it only shows them.
 """
 
 from __future__ import annotations

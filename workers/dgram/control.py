@@ -301,7 +301,7 @@ class Control:
             self._paths.open(path)
             self._words[peer.session.peer * RECORD_WORDS + DATAGRAM_PATH] = path.peer_handle
             self._counters[_OPENED] += 1
-            LOG.info("datagrams: the path %s is open", _name_of(control))
+            LOG.debug("datagrams: the path %s is open", _name_of(control))
         self._remember(peer)
         self._kick()
         return True
@@ -316,7 +316,7 @@ class Control:
         self._counters[_CLOSED] += 1
         self._remember(peer)
         self._kick()
-        LOG.info("datagrams: the path %s is closed: %s", _name_of(control), control.carrier.status.reason)
+        LOG.debug("datagrams: the path %s is closed: %s", _name_of(control), control.carrier.status.reason)
 
     def _publish(self, peer: _Peer, now: int) -> None:
         """What observers see: the best of the peer's paths."""
