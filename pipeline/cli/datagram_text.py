@@ -1,4 +1,6 @@
-"""What `status` and `peers` say of the carrier of blocks. Nothing where `carrier` is "tcp", as in an older instance.
+"""The words of `status` and `peers` about the carrier of blocks.
+
+There are none where `carrier` is "tcp", and of an older instance.
 
 brief(peers)      a line: of one peer all that there is to say, of several how many use datagrams, and why others do not
 rows(peers)       a table with a row for each peer, its head first; [] where there is nothing to say

@@ -1,4 +1,4 @@
-"""Whether blocks travel in datagrams, where that is wanted, and if not, with whom and why."""
+"""Whether blocks travel in datagrams, where that is wanted, and if not, with which peers and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a dgram worker says of the path to a peer, as words of its datagram record in the peer table.
+"""The path to a peer as its dgram worker sees it: words of its datagram record in the peer table.
 
     publish(words, peer, status)   the worker's; None: there is no path
     read(words, peer)              an observer's

@@ -69,7 +69,7 @@ DATAGRAM_COUNTS = {
     "received_bytes": ("datagram_in", layout.DATAGRAM_RECEIVED_BYTES),
     "recovered_blocks": ("datagram_in", layout.DATAGRAM_RECOVERED),
 }
-"""What observers show of datagrams: the records and the word of each count."""
+"""Counts of datagrams that observers show: the records and the word of each."""
 
 Writer = tuple[str, int, Sequence[str]]
 """A worker: its kind, its lane, its duties."""

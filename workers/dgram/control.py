@@ -319,7 +319,7 @@ class Control:
         LOG.debug("datagrams: the path %s is closed: %s", _name_of(control), control.carrier.status.reason)
 
     def _publish(self, peer: _Peer, now: int) -> None:
-        """What observers see: the best of the peer's paths."""
+        """Publish the best of the peer's paths, for observers."""
         controls = peer.controls.values()
         best = min(controls, key=lambda each: BEST_FIRST.index(each.carrier.status.state), default=None)
         if best is None:
