@@ -21,7 +21,7 @@ from pipeline.shm.layout import (
 )
 from pipeline.shm.peer_table import DATAGRAM_COUNTS, PeerTable
 
-TAKES_NO_DATAGRAMS = "the other end takes no datagrams: it is older, or its `carrier` is tcp, or it has a rate"
+TAKES_NO_DATAGRAMS = 'the other end takes none: it is older, or has a rate, or carrier "tcp"'
 HAS_RATE = "it has a rate, which connections alone keep"
 OWN_RATE = "this end has a rate, which connections alone keep"
 STARTING = "no dgram worker has looked at it yet"

@@ -56,7 +56,7 @@ def test_both_ends_say_by_which_carrier_blocks_go_and_record_each_change(lab: La
             assert theirs["one"]["carrier"] == "udp" and theirs["one"]["datagrams"]["received_bytes"] > 2 * MIB
             assert theirs["one"]["datagrams"]["endpoint"].startswith(lab["one"].address)
             assert (theirs["two"]["carrier"], theirs["two"]["datagrams"]["state"]) == ("tcp", "off")
-            assert "the other end takes no datagrams" in theirs["two"]["datagrams"]["reason"]
+            assert "the other end takes none" in theirs["two"]["datagrams"]["reason"]
             with wall(hub.node):
                 eventually(lambda: changes(client)[-1][0] == "datagrams-dark", what="an event of the client")
                 flow.wait_for(MIB)
@@ -68,4 +68,4 @@ def test_both_ends_say_by_which_carrier_blocks_go_and_record_each_change(lab: La
         assert changes(hub.server)[0][0] == "datagrams-open"
         assert "datagrams since" in client.command("status").stdout
         table = hub.server.command("peers").stdout
-        assert "carrier" in table and "two: blocks go by TCP, no datagrams: the other end takes no datagrams" in table
+        assert "carrier" in table and "two: blocks go by TCP, no datagrams: the other end takes none" in table
