@@ -33,6 +33,12 @@ def peers(instance: Instance) -> dict[str, dict[str, Any]]:
     return {peer["name"]: peer for peer in shown["peers"]}
 
 
+def carrier(client: Instance) -> str:
+    """That of a client's blocks, as the page has it."""
+    found: str = json.loads(client.command("status", "--json").stdout)["server"]["carrier"]
+    return found
+
+
 def changes(instance: Instance) -> list[tuple[str, str]]:
     """The events about datagrams: kind and text."""
     lines = instance.command("events", "--json").stdout.splitlines()
@@ -48,6 +54,7 @@ def test_both_ends_say_by_which_carrier_blocks_go_and_record_each_change(lab: La
         with Flow(client, hub.server) as flow:
             flow.wait_for(2 * MIB)
             (ours,) = peers(client).values()
+            assert carrier(client) == "udp"
             theirs = peers(hub.server)
             assert (ours["carrier"], ours["datagrams"]["endpoint"]) == ("udp", server)
             assert ours["datagrams"]["sent_segments"] > 1000 and ours["datagrams"]["sent_bytes"] > 2 * MIB
@@ -61,7 +68,7 @@ def test_both_ends_say_by_which_carrier_blocks_go_and_record_each_change(lab: La
                 eventually(lambda: changes(client)[-1][0] == "datagrams-dark", what="an event of the client")
                 flow.wait_for(MIB)
                 (ours,) = peers(client).values()
-                assert (ours["carrier"], ours["datagrams"]["state"]) == ("tcp", "dark")
+                assert (ours["carrier"], ours["datagrams"]["state"], carrier(client)) == ("tcp", "dark", "tcp")
                 assert "blocks go by TCP, no datagram passes since" in client.command("status").stdout
             eventually(lambda: changes(client)[-1] == ("datagrams-open", f"to {server}"), 20, "datagrams again")
         assert [kind for kind, _ in changes(client)][:3] == ["datagrams-open", "datagrams-dark", "datagrams-open"]
