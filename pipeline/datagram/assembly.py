@@ -13,8 +13,9 @@
     ready        it may be delivered; light ones come first                        _ready
     done, lost   it was delivered or dropped; it was given up                      the bits of pipeline.fec.reorder
 
-Blocks of light streams wait for none. A block of one row is complete with its first copy. Lost rows are recovered when
-a block is delivered, as rows that arrive until then save that work.
+After KEEP_NS without a segment a stream begins anew: its blocks have gone by TCP meanwhile. Blocks of light streams
+wait for none. A block of one row is complete with its first copy. Lost rows are recovered when a block is delivered, as
+rows that arrive until then save that work.
 
 The tag of a block is checked by who opens it, and only then is it known to be of the peer. So a forged segment costs
 its block. An open block is given up when it is too old, or its stream has gone too far ahead, or when memory runs out.
@@ -232,8 +233,11 @@ class Assembly:
     def _place(self, key: int, count: int, now: int) -> tuple[_Stream | None, int]:
         """The stream and number of a block; None and 0 if it is not wanted any more, which is counted."""
         stream = self._streams.get(key >> 32) or self._add_stream(key)
-        stream.last_received_ns = now
         ahead = key - stream.next & _U32
+        if 0 < ahead <= _U32 >> 1 and now - stream.last_received_ns >= KEEP_NS and stream.last_received_ns:
+            self._drop_stream(stream)
+            stream, ahead = self._add_stream(key), 0
+        stream.last_received_ns = now
         if ahead <= REORDER_WINDOW:
             number = stream.next + ahead
             if number not in stream.waiting:

@@ -43,8 +43,8 @@ from workers.dgram.sessions import Session, Sessions
 TICK_NS = 100_000_000
 """Between two looks at all paths."""
 
-BUSY_TICK_NS = 10_000_000
-"""Between two looks at those with segments outstanding, or without an answer yet."""
+BUSY_TICK_NS = 20_000_000
+"""Between two looks at those with segments outstanding: as often as a duty wakes anyway."""
 
 FORGET_NS = 300_000_000_000
 """A path of a server that is not open, and from which nothing has come for so long, is given up."""

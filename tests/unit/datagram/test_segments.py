@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.counters import ID
 from pipeline.datagram.arriving_block import Single
-from pipeline.datagram.assembly import Assembly
+from pipeline.datagram.assembly import KEEP_NS, Assembly
 from pipeline.datagram.cut import PARTS_MAX, cut, is_cut, parts_of
 from pipeline.datagram.segment import FIELDS, HEADER_BYTES, ROWS, TOKEN_BYTES, Mask
 from pipeline.datagram.segmenter import Segmenter
@@ -247,3 +247,35 @@ def test_headers_are_written_when_segments_go_out_each_with_its_sequence(
             assert fields[2] == BULK << 32 | 9 and fields[4] == len(block)
             assert (fields[5], fields[7]) == (at % how.parts, at // how.parts)
         sequence += 1000
+
+
+@pytest.mark.parametrize("silence", [0, KEEP_NS])
+def test_blocks_that_have_gone_another_way_meanwhile_are_neither_waited_for_nor_given_up(silence: int) -> None:
+    counts = counters()
+    to = assembly(counts)
+    for number in range(2000):
+        give(to, segments_of(urandom(60), number), now=1)
+    assert len(taken(to)) == 2000
+    block = urandom(30_000)
+    give(to, segments_of(block, 2400), now=1 + silence)
+    if silence:
+        assert taken(to, 1 + silence) == [(BULK << 32 | 2400, block)]
+        give(to, segments_of(urandom(60), 2401), now=1 + silence)
+        assert len(taken(to, 1 + silence)) == 1
+    else:
+        assert taken(to, 1) == [], "the blocks between may be under way"
+    assert counts[ID["dgram.blocks_expired"]] == 0
+
+
+def test_an_old_segment_after_a_silence_begins_nothing_anew() -> None:
+    counts = counters()
+    to = assembly(counts)
+    old = segments_of(urandom(60), 3)
+    for number in range(10):
+        give(to, segments_of(urandom(60), number) if number != 3 else old, now=1)
+    taken(to)
+    give(to, old, now=1 + KEEP_NS)
+    block = urandom(60)
+    give(to, segments_of(block, 10), now=1 + KEEP_NS)
+    assert taken(to, 1 + KEEP_NS) == [(BULK << 32 | 10, block)]
+    assert counts[ID["dgram.segments_unneeded"]] == 1

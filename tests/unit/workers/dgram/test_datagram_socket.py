@@ -116,5 +116,4 @@ def test_the_time_that_a_datagram_has_waited_here_is_told(ends: Ends) -> None:
     for _ in range(2):
         assert ends.here.receive()
         waited.append(ends.here.waited_ns)
-    assert waited[0] > waited[1] > 30_000_000
-    assert waited[0] < time.monotonic_ns() - began + 5_000_000_000
+    assert min(waited) > 30_000_000 > min(waited) - (time.monotonic_ns() - began)

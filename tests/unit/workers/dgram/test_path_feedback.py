@@ -61,6 +61,19 @@ def test_counts_go_round_and_losses_back() -> None:
     assert feedback.lost == 1, "a segment that was lost has come after all"
 
 
+def test_a_path_that_was_dark_begins_anew_and_its_sequence_goes_on() -> None:
+    feedback = PathFeedback(0)
+    feedback.on_sent(1000, 1_000_000, False, MS)
+    feedback.take(counts(999, 900, lost=100), 11 * MS)
+    feedback.begin(SECOND)
+    assert feedback.is_all_passed and feedback.rate.under_way == 0
+    feedback.on_sent(10, 14_000, False, 2 * SECOND)
+    assert not feedback.take(counts(999, 900, lost=100), 2 * SECOND), "it speaks of the time before"
+    assert feedback.take(counts(1009, 908, lost=302), 2 * SECOND + 20 * MS)
+    assert feedback.smoothed == 20 * MS and feedback._received == 8 * 1400
+    assert feedback.rate.under_way == 0 and feedback.plan._lost == 0
+
+
 def test_a_report_that_an_other_has_overtaken_says_nothing() -> None:
     feedback = PathFeedback(0)
     assert not feedback.take(counts(-1, 0), MS), "nothing went out yet"

@@ -9,6 +9,7 @@ import pytest
 from pipeline.datagram.cut import PARTS_MAX
 from pipeline.fec import shard
 from pipeline.fec.shard import DATA_SHARDS_MAX, PARITY_SHARDS_MAX
+from pipeline.policy.datagram_rate import STARTUP
 from pipeline.runtime.worker import NOTHING
 from pipeline.shm.layout import (
     DATAGRAM_CUT,
@@ -19,8 +20,9 @@ from pipeline.shm.layout import (
     DATAGRAM_SENT_SEGMENTS,
     FIRST_PEER_HANDLE,
 )
-from pipeline.shm.slot import write_header
-from tests.harness.datagram_sender import START, SenderRun
+from pipeline.shm.slot import write_header, write_run_count
+from tests.harness.datagram_sender import START, FarEnd, SenderRun
+from workers.dgram.path import Path
 
 BULK, LIGHT = 0x700, 0x701
 LANE_1 = 1 << 3
@@ -123,6 +125,8 @@ def test_a_path_that_is_open_again_goes_on_with_its_sequence(make_sender: Make) 
     for _ in range(2):
         run.paths.close(path)
         run.burst()
+        (outbound,) = run.sender._peers.paths.values()
+        assert outbound.feedback.smoothed == 0 and outbound.feedback.rate.phase == STARTUP
         run.paths.open(path)
         before = len(far.fields)
         blocks = len(far.blocks)
@@ -131,6 +135,33 @@ def test_a_path_that_is_open_again_goes_on_with_its_sequence(make_sender: Make) 
         assert far.fields[before][0] == last + 1
         last = far.fields[-1][0]
         assert path.outstanding_since is None and run.count("segments_repeated") == 0
+
+
+def test_a_path_that_takes_the_place_of_another_one_goes_on_with_its_sequence(make_sender: Make) -> None:
+    run = make_sender(capacity=1)
+    path = run.connect()
+    run.fill(60_000)
+    run.until(lambda: len(run.far[path].blocks) == 1 and run.sender.drained())
+    last = run.far[path].fields[-1][0]
+    run.paths.close(path)
+    other = Path(path.session, path.remote_lane)
+    far = run.far[other] = FarEnd(path.session)
+    other.address, other.segment_most = far.address, path.segment_most
+    run.paths.open(other)
+    sent = run.fill(60_000)
+    run.until(lambda: far.blocks == [sent] and run.sender.drained())
+    assert far.fields[0][0] == last + 1 and other.outstanding_since is None
+
+
+def test_a_slot_with_a_run_table_is_for_tcp_workers(make_sender: Make) -> None:
+    run = make_sender()
+    path = run.connect()
+    slot = run.fillers["light"].slot()
+    run.fill(90, "light", stream=LIGHT)
+    write_run_count(slot, 1, 0, 1)
+    sent = run.fill(90, "light", stream=LIGHT)
+    run.until(lambda: run.far[path].blocks)
+    assert run.far[path].blocks == [sent]
 
 
 def test_what_was_reported_does_not_go_back(make_sender: Make) -> None:
