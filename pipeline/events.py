@@ -84,6 +84,11 @@ KINDS = (
     EventKind(65, "quota-corrected", INFO, "peer {subject}: its quota was corrected: {text}",
               "an operator has said how much of a quota is used"),
     EventKind(66, "reach-refused", WARNING, "peer {subject}: {text}", "a peer has begun what its rules do not allow"),
+    # datagrams
+    EventKind(68, "datagrams-open", INFO, "datagrams with {subject} pass, {text}",
+              "blocks for a peer or for the server travel in datagrams from now on"),
+    EventKind(69, "datagrams-dark", INFO, "no datagrams with {subject}: {text}",
+              "blocks for a peer or for the server travel in datagrams no more, or cannot at first"),
     # accounting and hooks
     EventKind(72, "accounting-failed", ERROR, "accounting: {text}", "the account cannot be written; counts wait",
               logged=False),

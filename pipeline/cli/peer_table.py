@@ -15,6 +15,7 @@ def render(peers: list[dict[str, Any]], in_full: bool = False) -> str:
 
     Names may come from unauthenticated clients, notes from a disk.
     """
+    from pipeline.cli import datagram_text
     from pipeline.cli.status_text import duration
     from pipeline.log import printable
     from pipeline.observe.sentence import amount
@@ -23,8 +24,9 @@ def render(peers: list[dict[str, Any]], in_full: bool = False) -> str:
     if not peers:
         return "no peer"
     has_quotas = any(peer.get("quota_bytes") for peer in peers)
+    has_datagrams = any(peer.get("datagrams") for peer in peers)
     rows: list[tuple[str, ...]] = [
-        PEER_COLUMNS + ("quota",) * has_quotas,
+        PEER_COLUMNS + ("carrier",) * has_datagrams + ("quota",) * has_quotas,
         *(
             (
                 printable(peer["name"]),
@@ -35,6 +37,7 @@ def render(peers: list[dict[str, Any]], in_full: bool = False) -> str:
                 amount(peer["received_bytes"]),
                 amount(peer["sent_bytes"]),
                 "-" if peer["session_seconds"] is None else f"{duration(peer['session_seconds'])} ago",
+                *((peer.get("carrier") or "-",) if has_datagrams else ()),
                 *((_quota(peer),) if has_quotas else ()),
             )
             for peer in peers
@@ -44,6 +47,7 @@ def render(peers: list[dict[str, Any]], in_full: bool = False) -> str:
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     notes = [f"{printable(peer['name'])}: {note}" for peer in peers for note in _notes_on_peer(peer, time.time())]
     notes += [f"{printable(peer['name'])}: {note}" for peer in peers for note in _reach(peer, in_full)]
+    notes += [f"{printable(peer['name'])}: {why}" for peer in peers if (why := datagram_text.note(peer))]
     return escaped_lines("\n".join(table + notes))
 
 

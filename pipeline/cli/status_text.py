@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.cli import datagram_text
 from pipeline.log import printable
 from pipeline.observe.sentence import amount, describe, established, peers_of, spoken
 from pipeline.peers.peer_status import IN_TLS, NOT_ENCRYPTED
@@ -34,6 +35,7 @@ def brief(snapshot: dict[str, Any], notes: Sequence[str] = ()) -> str:
             *_head(snapshot, notes),
             *_fec(snapshot.get("fec", {"mode": "off"})),
             *_encryption(snapshot),
+            *datagram_text.brief(_connected(snapshot)),
             *_reach(snapshot),
             *_full_tunnel(snapshot.get("full_tunnel") or {}),
             *_uplinks(snapshot),
@@ -42,6 +44,11 @@ def brief(snapshot: dict[str, Any], notes: Sequence[str] = ()) -> str:
             *([f"{more} more: {SEE_MORE}"] if more > 0 else []),
         ]
     )
+
+
+def _connected(snapshot: dict[str, Any]) -> list[dict[str, Any]]:
+    """The peers of a server that are connected, or the server of a client that is."""
+    return [peer for peer in snapshot.get("peers", ()) if peer.get("connections")]
 
 
 def _head(snapshot: dict[str, Any], notes: Sequence[str]) -> list[str]:
@@ -197,6 +204,8 @@ def verbose(snapshot: dict[str, Any], notes: Sequence[str] = ()) -> str:
         ciphers = ["encryption", *map(_cipher, peers)]
         rows = [[*row, cipher] for row, cipher in zip(_peer_rows(peers), ciphers, strict=True)]
         lines += ["", *_table(rows)]
+    if carriers := datagram_text.rows(_connected(snapshot)):
+        lines += ["", *_table(carriers)]
     lines += _classes(snapshot.get("peers", ()))
     if snapshot["connections"]:
         lines += ["", *_table(_connection_rows(snapshot, snapshot["connections"]))]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from pipeline.doctor import (
     clock,
+    datagrams,
     ends,
     fallback,
     files,
@@ -124,6 +125,7 @@ CHECKS = (
     Check("backlog", "how many connections may wait", sysctls.backlog, network=True),
     Check("firewall", "rules of nftables", firewall.firewall, network=True),
     Check("kill switch", "kill switches of instances that do not run", firewall.left_shut, network=True),
+    Check("datagrams", "whether blocks travel in them", datagrams.datagrams),
     Check("path", "long packets on the way to the server", _path_to_server, network=True),
     Check("tunnel", "long packets through the tunnel", path.inside, network=True),
     Check("versions", "the programs of both ends", ends.versions),

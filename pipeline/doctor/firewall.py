@@ -32,6 +32,7 @@ class Chain(NamedTuple):
     drops: bool  # by its policy
     accepting: frozenset[str]  # devices and ports that a rule with a verdict of accept or jump names
     dropping: frozenset[str]  # devices that a rule with a verdict of drop or reject names
+    accepting_udp: frozenset[str] = frozenset()  # of `accepting`, what is not of a rule for TCP alone
 
 
 def firewall(subject: Subject) -> list[Finding]:
@@ -52,7 +53,13 @@ def firewall(subject: Subject) -> list[Finding]:
         *judge_reach_table(reach, _has_rules(subject), _has_table(entries, reach)),
         *judge_nat_table(nat, config.nat, _has_table(entries, nat)),
         *judge_kill_switch(guard, (subject.snapshot or {}).get("full_tunnel"), _has_table(entries, guard)),
-        *judge_chains(chains_of(entries, own), subject.tun_name, port, forwards=forwards),
+        *judge_chains(
+            chains_of(entries, own),
+            subject.tun_name,
+            port,
+            forwards=forwards,
+            datagrams=config.carrier != "tcp",
+        ),
     ]
 
 
@@ -154,6 +161,7 @@ def chains_of(entries: Iterable[Mapping[str, Any]], own: str) -> list[Chain]:
     """The base chains of all tables but ours that look at packets of input, forward or output."""
     chains: dict[tuple[str, str, str], Mapping[str, Any]] = {}
     accepting: dict[tuple[str, str, str], set[str]] = {}
+    accepting_udp: dict[tuple[str, str, str], set[str]] = {}
     dropping: dict[tuple[str, str, str], set[str]] = {}
     for entry in entries:
         if (
@@ -166,6 +174,8 @@ def chains_of(entries: Iterable[Mapping[str, Any]], own: str) -> list[Chain]:
             key = rule["family"], rule["table"], rule["chain"]
             into = dropping if any(verdict in part for part in rule["expr"] for verdict in DROPS) else accepting
             into.setdefault(key, set()).update(_named(rule["expr"]))
+            if into is accepting and not _is_of_tcp(rule["expr"]):
+                accepting_udp.setdefault(key, set()).update(_named(rule["expr"]))
     return [
         Chain(
             f"{key[0]} {key[1]} {key[2]}",
@@ -173,6 +183,7 @@ def chains_of(entries: Iterable[Mapping[str, Any]], own: str) -> list[Chain]:
             chain.get("policy") == "drop",
             frozenset(accepting.get(key, ())),
             frozenset(dropping.get(key, ())),
+            frozenset(accepting_udp.get(key, ())),
         )
         for key, chain in chains.items()
     ]
@@ -200,6 +211,23 @@ def _named(expressions: Iterable[Any]) -> set[str]:
     return named if compares else {"*"}
 
 
+def _is_of_tcp(expressions: Iterable[Any]) -> bool:
+    """Whether a rule compares with a field of TCP, or with that protocol alone."""
+    for part in expressions:
+        match = part.get("match", {}) if isinstance(part, dict) else {}
+        left = match.get("left", {})
+        if isinstance(left, dict) and left.get("payload", {}).get("protocol") == "tcp":
+            return True
+        if isinstance(left, dict) and _is_protocol(left) and set(map(str, _flat(match.get("right")))) <= {"tcp", "6"}:
+            return True
+    return False
+
+
+def _is_protocol(left: Mapping[str, Any]) -> bool:
+    key = left.get("meta", {}).get("key") or left.get("payload", {}).get("field", "")
+    return key in ("l4proto", "protocol", "nexthdr")
+
+
 def _flat(right: Any) -> list[Any]:
     """The values on the right side of a comparison, those of a set too."""
     if isinstance(right, dict):
@@ -209,8 +237,11 @@ def _flat(right: Any) -> list[Any]:
     return [right]
 
 
-def judge_chains(chains: Iterable[Chain], tun: str, port: int, *, forwards: bool) -> list[Finding]:
-    """`port`: on which a server listens, 0 at a client. `forwards`: this end passes packets on."""
+def judge_chains(
+    chains: Iterable[Chain], tun: str, port: int, *, forwards: bool, datagrams: bool = False
+) -> list[Finding]:
+    """`port`: on which a server listens, 0 at a client. `forwards`: this end passes packets on. `datagrams`: blocks may
+    come in them."""
     found = []
     for chain in chains:
         if tun in chain.dropping:
@@ -226,4 +257,7 @@ def judge_chains(chains: Iterable[Chain], tun: str, port: int, *, forwards: bool
         if chain.hook == "input" and port and str(port) not in chain.accepting:
             text = f"{chain.where} drops what it does not accept, and names port {port} nowhere"
             found.append(note(text, f"Accept it there: nft insert rule {chain.where} tcp dport {port} accept."))
+        if chain.hook == "input" and port and datagrams and str(port) not in chain.accepting_udp:
+            text = f"{chain.where} drops what it does not accept, and names UDP port {port} nowhere: no datagram comes"
+            found.append(note(text, f"Accept it there: nft insert rule {chain.where} udp dport {port} accept."))
     return found or [ok(f"no rule of the firewall drops packets of {tun}")]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import platform
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from prometheus_client import ProcessCollector
@@ -150,6 +150,23 @@ def _by_class(key: str) -> Callable[[Moment], Iterator[Sample]]:
                 yield (_text(peer["name"]), name), float(count)
 
     return samples
+
+
+def _datagrams(value: Callable[[Mapping[str, Any], Mapping[str, Any]], float | None]) -> Samples:
+    """Of each peer with which datagrams could be used: `value(peer, about them)`; None: there is no sample."""
+
+    def samples(moment: Moment) -> Iterator[Sample]:
+        for peer in moment.peers:
+            if peer["datagrams"] and (found := value(peer, peer["datagrams"])) is not None:
+                yield (_text(peer["name"]),), float(found)
+
+    return samples
+
+
+def _datagram_state(moment: Moment) -> Iterator[Sample]:
+    for peer in moment.peers:
+        if peer["datagrams"]:
+            yield (_text(peer["name"]), peer["datagrams"]["state"]), 1.0
 
 
 def _ring_waiting(moment: Moment) -> Iterator[Sample]:
@@ -355,6 +372,24 @@ OWN = (
     Family("tunnel_peer_segments_resent", GAUGE, "lost TCP segments sent again on the connections that the peer "
            "has now",
            _PEER, _peers(lambda peer: peer["resent_segments"])),
+    Family("tunnel_peer_datagrams_open", GAUGE, "1 if blocks for the peer travel in datagrams, 0 if they do not; only "
+           "where `carrier` is udp or auto", _PEER, _datagrams(lambda peer, about: peer["carrier"] == "udp")),
+    Family("tunnel_peer_datagram_state", GAUGE, "1 for the state of datagrams with the peer: off, probing, open, dark",
+           (*_PEER, "state"), _datagram_state),
+    Family("tunnel_peer_datagram_sent_bytes", COUNTER, "bytes of datagrams sent to the peer in its present session",
+           _PEER, _datagrams(lambda peer, about: about["sent_bytes"])),
+    Family("tunnel_peer_datagram_received_bytes", COUNTER, "bytes of datagrams received from the peer in its present "
+           "session", _PEER, _datagrams(lambda peer, about: about["received_bytes"])),
+    Family("tunnel_peer_datagram_segments_sent", COUNTER, "datagrams with rows of blocks sent to the peer in its "
+           "present session", _PEER, _datagrams(lambda peer, about: about["sent_segments"])),
+    Family("tunnel_peer_datagram_segments_lost", GAUGE, "how many of them were lost, as the peer reports: one that "
+           "comes late is taken off again", _PEER, _datagrams(lambda peer, about: about["lost_segments"])),
+    Family("tunnel_peer_datagram_blocks_recovered", COUNTER, "blocks of datagrams from the peer that were recovered "
+           "with parity in its present session", _PEER, _datagrams(lambda peer, about: about["recovered_blocks"])),
+    Family("tunnel_peer_datagram_rate_bytes", GAUGE, "pace of datagrams to the peer, a second",
+           _PEER, _datagrams(lambda peer, about: about["rate_mbit"] * 125_000 or None)),
+    Family("tunnel_peer_datagram_round_trip_seconds", GAUGE, "round trip of the peer's datagrams", _PEER,
+           _datagrams(lambda peer, about: _seconds(about["rtt_ms"]))),
     Family("tunnel_peer_session_age_seconds", GAUGE, "age of the peer's session", _PEER,
            _peers(lambda peer: peer["session_seconds"])),
     Family("tunnel_peer_quota_bytes", GAUGE, "bytes that the peer may send and receive in a month, if it has a quota",

@@ -64,7 +64,7 @@ PASSING = {
 PEER_COLUMNS = (
     *("name", "state", "addresses", "endpoint", "connections", "sent_bytes", "received_bytes"),
     *("rtt_ms", "resent_segments", "dropped", "session_seconds", "problem"),
-    *("quota_bytes", "quota_used_bytes", "quota_state"),
+    *("quota_bytes", "quota_used_bytes", "quota_state", "carrier"),
 )
 
 TOTALS = (*BYTES_SENT, *BYTES_RECEIVED)

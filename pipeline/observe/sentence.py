@@ -82,6 +82,9 @@ OF_WEBSOCKET = (
 )
 """Of one that dials a web server these come before."""
 
+RECOVERED = ("fec.blocks_recovered_", "dgram.blocks_recovered")
+"""Beginnings of the names of counters."""
+
 DOCTOR = "`tunnel-supervisor doctor` looks for the cause."
 
 
@@ -196,13 +199,17 @@ def loss(snapshot: dict[str, Any]) -> list[str]:
     """
     rows = [row for row in established(snapshot) if "resent_segments" in row]
     counters = snapshot.get("counters", {})
-    recovered = sum(count for name, count in counters.items() if name.startswith("fec.blocks_recovered_"))
+    recovered = sum(count for name, count in counters.items() if name.startswith(RECOVERED))
+    about = [peer["datagrams"] for peer in snapshot.get("peers", ()) if peer.get("datagrams")]
+    lost, datagrams = (sum(each[name] for each in about) for name in ("lost_segments", "sent_segments"))
     repeated, sent = (sum(row[name] for row in rows) for name in ("resent_segments", "sent_segments"))
-    if rows and not repeated and not recovered:
+    if rows and not repeated and not recovered and not lost:
         return ["no loss"]
     found = []
     if repeated:
         found.append(f"{sent_again(repeated, sent)} sent again")
+    if lost:
+        found.append(_of_datagrams(lost, datagrams))
     if recovered:
         found.append(f"{_count(recovered, 'block')} recovered")
     return found
@@ -210,10 +217,20 @@ def loss(snapshot: dict[str, Any]) -> list[str]:
 
 def sent_again(repeated: int, sent: int) -> str:
     """The share of segments that were sent again; of few segments, their number."""
-    if sent < SHARE_FROM:
-        return _count(repeated, "segment")
-    percent = 100 * repeated / sent
+    return _share(repeated, sent, "segment")
+
+
+def _share(part: int, whole: int, noun: str) -> str:
+    """The percentage; of few, their number."""
+    if whole < SHARE_FROM:
+        return _count(part, noun)
+    percent = 100 * part / whole
     return f"{_short(percent)} %" if percent >= 0.01 else "under 0.01 %"
+
+
+def _of_datagrams(lost: int, sent: int) -> str:
+    share = _share(lost, sent, "datagram")
+    return f"{share} lost" if sent < SHARE_FROM else f"{share} of datagrams lost"
 
 
 def _workers(snapshot: dict[str, Any]) -> list[str]:

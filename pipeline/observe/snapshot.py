@@ -21,6 +21,7 @@ from pipeline.counters import COUNTERS
 from pipeline.events import Event
 from pipeline.observe.process_stat import HALTED, CpuMeter, read_process
 from pipeline.observe.sentence import describe
+from pipeline.peers.peer_datagrams import carrier_now
 from pipeline.peers.peer_status import PeerRow, PeerStatus, peer_status
 from pipeline.runtime import link_paths
 from pipeline.runtime.plan import Plan, RingPlan, WorkerPlan
@@ -111,7 +112,7 @@ def _outline(
         "peers": [dict(each) for each in peers(about["peers"], about, plan, table, now)] if with_rows else [],
         "peers_left_out": about["peers_left_out"],
         "certificate_expires": about.get("certificate_expires"),
-        "server": _server(about["server"], connections, table, now),
+        "server": _server(about, connections, table, now),
         "notes": [*about["device"]["notes"], *about["notes"]],
         "left_out": about["device"]["left_out"],
         "full_tunnel": about.get("full_tunnel"),
@@ -306,11 +307,14 @@ def peers(
 
 
 def _server(
-    server: dict[str, Any] | None, connections: list[dict[str, Any]], table: PeerTable, now: int
+    about: Mapping[str, Any], connections: list[dict[str, Any]], table: PeerTable, now: int
 ) -> dict[str, Any] | None:
     """The server of a client, with the number of connections to it that stand; None at a server."""
+    server = about["server"]
     if server is None:
         return None
+    standing = sum(each["state"] == "established" for each in connections)
+    setting = next((PeerRow.from_dict(each).carrier for each in about["peers"]), "tcp")
     carrying = link_paths.carriers(words[PATH_RATES] for words in table.paths)  # the server is peer 0
     since, there = server["trouble_since_ns"], server.get("why_since_ns", 0)
     shown = {name: value for name, value in server.items() if not name.endswith("since_ns")}
@@ -320,7 +324,8 @@ def _server(
         | {
             "trouble_seconds": round((now - since) / 1e9, 1) if since else 0.0,
             "why_seconds": round((now - there) / 1e9, 1) if there else 0.0,
-            "connections": sum(each["state"] == "established" for each in connections),
+            "connections": standing,
+            "carrier": carrier_now(setting, table, 0) if standing else "",
             "uplinks": [
                 each | _uplink([row for row in connections if row["uplink"] == number], number in carrying)
                 for number, each in enumerate(server.get("uplinks", ()))

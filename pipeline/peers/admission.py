@@ -25,7 +25,8 @@ from pipeline.peers.address_assignment import PeerPolicy, Refusal
 from pipeline.peers.dial_slots import Place
 from pipeline.peers.enrollment import RECORDED, Answered
 from pipeline.peers.membership import Assigned, Member, Membership
-from pipeline.peers.peer_sessions import PeerSessions, Seals
+from pipeline.peers.peer_datagrams import HAS_RATE, TAKES_NO_DATAGRAMS
+from pipeline.peers.peer_sessions import PeerSession, PeerSessions, Seals
 from pipeline.peers.peer_status import PeerRow, PeerStatus, PresentSession, describe_peers
 from pipeline.peers.quotas import Quotas
 from pipeline.peers.registry import ANYBODY, BYTES_PER_MBIT, KnownPeer, PeerRegistry
@@ -448,6 +449,8 @@ class Admission:
         row = peer_session.row if peer_session is not None else PeerRow(policy.name)
         if peer_session is not None and peer_session.sealed is not None:
             row = row.sealed_by(peer_session.sealed)
+        if peer_session is not None and self._table.datagrams_in:
+            row = row._replace(carrier=self.config.carrier, no_datagrams=self._why_no_datagrams(peer_session))
         return row._replace(
             addresses=tuple(map(str, member.addresses)),
             allowed=tuple(map(str, policy.allowed)),
@@ -460,6 +463,12 @@ class Admission:
             quota_state=self._quotas.state(policy.name),
             groups=policy.groups,
         )
+
+    def _why_no_datagrams(self, peer_session: PeerSession) -> str:
+        """Empty if blocks of this session may travel in datagrams."""
+        if not peer_session.takes_datagrams:
+            return TAKES_NO_DATAGRAMS
+        return HAS_RATE if self._has_rate(peer_session.name) else ""
 
 
 def _total_rate(config: Config) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 
 from pipeline.packet.route_table import NO_PEER
+from pipeline.peers.peer_datagrams import PeerDatagrams, carrier_now, peer_datagrams
 from pipeline.policy.quota import QuotaState
 from pipeline.sealing.key_schedule import SUITES
 from pipeline.shm import link_requests
@@ -67,6 +68,8 @@ class PeerRow(NamedTuple):
     encryption: str = NOT_ENCRYPTED  # or IN_TLS, or the suite of its session
     sent_epoch: int = 0  # of that session: of what we seal
     received_epoch: int = 0  # and of what the peer seals
+    carrier: str = "tcp"  # the setting of this instance, if datagrams can be had here
+    no_datagrams: str = ""  # why there are none with this peer; "": there may be
     sent: int = 0
     received: int = 0
     dropped: int = 0
@@ -74,6 +77,7 @@ class PeerRow(NamedTuple):
     expired: int = 0
     classes: tuple[int, ...] = ()
     arrived: tuple[int, ...] = ()
+    datagrams: tuple[int, ...] = ()
 
     def with_session(self, index: int, since_ns: int, table: PeerTable) -> PeerRow:
         """The row of a peer whose session begins now, under this index."""
@@ -87,6 +91,7 @@ class PeerRow(NamedTuple):
             expired=table.expired(index),
             classes=tuple(table.class_bytes(index)),
             arrived=tuple(table.arrived_bytes(index)),
+            datagrams=tuple(table.datagram_counts(index)) if table.datagrams_in else (),
         )
 
     def sealed_by(self, session: SealedSession) -> PeerRow:
@@ -133,6 +138,8 @@ class PeerStatus(TypedDict):
     encryption: str  # AES-256-GCM, ChaCha20-Poly1305, TLS (compat) or none; "" without a connection
     sent_epoch: int  # epoch of what is sent to it; 0 where blocks are not sealed
     received_epoch: int
+    carrier: str  # by which blocks for it go now: udp, tcp, or none; "" without a connection
+    datagrams: PeerDatagrams | None  # None without a connection, or where `carrier` is "tcp"
     quota_bytes: int  # in a month, both directions together; 0: no quota
     quota_used_bytes: int  # in this month
     quota_state: str  # open, slowed or stopped
@@ -201,6 +208,10 @@ def peer_status(
         "encryption": row.encryption if count else "",
         "sent_epoch": row.sent_epoch if count else 0,
         "received_epoch": row.received_epoch if count else 0,
+        "carrier": carrier_now(row.carrier, table, index) if count else "",
+        "datagrams": peer_datagrams(row.no_datagrams, table, index, row.datagrams, now)
+        if count and row.carrier != "tcp"
+        else None,
         "quota_bytes": row.quota_bytes,
         "quota_used_bytes": row.quota_used_bytes,
         "quota_state": row.quota_state,

@@ -53,6 +53,18 @@ OFF_BY_PEER = "the other end has no datagrams"
 NOT_YET = "no probe has been answered yet"
 PASSES = "probes are answered"
 MISSED = f"{MISSES} probes in a row without an answer"
+UNHEARD = "nothing has come from the other end yet"
+_SILENT = "segments are outstanding, and nothing was reported for "
+
+
+def silent_for(ms: int) -> str:
+    """The reason of a path that went dark under load."""
+    return f"{_SILENT}{ms} ms"
+
+
+def silent_ms(reason: str) -> int | None:
+    """The milliseconds in such a reason; None for another one."""
+    return int(reason.removeprefix(_SILENT).removesuffix(" ms")) if reason.startswith(_SILENT) else None
 
 
 class State(StrEnum):
@@ -144,7 +156,7 @@ class Carrier:
         self._is_busy = True
         self.limit_ns = ROUND_TRIPS * rtt_ns + SILENT_NS
         if self.status.state is State.OPEN and now - max(outstanding_since, self._reported_at) > self.limit_ns:
-            self._darken(f"segments are outstanding, and nothing was reported for {self.limit_ns // MS} ms", now)
+            self._darken(silent_for(self.limit_ns // MS), now)
 
     def doubt(self) -> None:
         """A router or the other host says that nothing passes, or an answer is missing on an idle path. It may be

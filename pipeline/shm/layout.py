@@ -126,13 +126,14 @@ LANE_RECORDS = ("link", "sent", "number", "transit", "recovered", "path", "arriv
 STATUS_ROW_BYTES = 128     # tcp inbound duty: one connection each, behind the records, lane by lane
 
 # kinds of records behind the status rows, lane by lane, of an instance with dgram workers
-(DATAGRAM_PATH, DATAGRAM_STATE, DATAGRAM_RECEIVED_BYTES, DATAGRAM_RECOVERED,
- DATAGRAM_EXPIRED) = range(5)                          # dgram inbound duty: the current peer handle while a path is
-                                                       # open here, else 0; what the carrier does; blocks that parity
-                                                       # has made whole, and blocks given up
+(DATAGRAM_PATH, DATAGRAM_STATE, DATAGRAM_RECEIVED_BYTES, DATAGRAM_RECOVERED, DATAGRAM_EXPIRED, DATAGRAM_SINCE,
+ DATAGRAM_HOST, DATAGRAM_HOST_LOWER) = range(8)        # dgram inbound duty: the current peer handle while a path is
+                                                       # open here, else 0; blocks that parity has made whole, and
+                                                       # blocks given up; the others: see shm.datagram_status
 (DATAGRAM_SENT_BYTES, DATAGRAM_DROPPED, DATAGRAM_RATE, DATAGRAM_ROUND_TRIP, DATAGRAM_SENT_SEGMENTS,
- DATAGRAM_LOST_SEGMENTS) = range(6)                    # dgram outbound duty: blocks dropped; pace in bytes a second;
-                                                       # microseconds; segments, and of these the lost ones
+ DATAGRAM_LOST_SEGMENTS, DATAGRAM_CUT) = range(7)      # dgram outbound duty: blocks dropped; pace in bytes a second;
+                                                       # microseconds; segments, and of these the lost ones; 256 times
+                                                       # the data rows of a codeword, and its parity rows
 DATAGRAM_RECORDS = ("datagram_in", "datagram_out")
 
 # tables of records, and the status rows of a worker, have pages of their own: a process maps those that it writes

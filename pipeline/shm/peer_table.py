@@ -62,6 +62,15 @@ CLASSES = ("voice", "normal_light", "normal_bulk", "bulk")
 ARRIVED_CLASSES = ("bulk", "light")
 """Of packets from peers: the traffic class that the other end has given them. More of its rules is not told."""
 
+DATAGRAM_COUNTS = {
+    "sent_segments": ("datagram_out", layout.DATAGRAM_SENT_SEGMENTS),
+    "lost_segments": ("datagram_out", layout.DATAGRAM_LOST_SEGMENTS),
+    "sent_bytes": ("datagram_out", layout.DATAGRAM_SENT_BYTES),
+    "received_bytes": ("datagram_in", layout.DATAGRAM_RECEIVED_BYTES),
+    "recovered_blocks": ("datagram_in", layout.DATAGRAM_RECOVERED),
+}
+"""Counts of datagrams that observers show: the records and the word of each."""
+
 Writer = tuple[str, int, Sequence[str]]
 """A worker: its kind, its lane, its duties."""
 
@@ -231,6 +240,12 @@ class PeerTable:
         """Blocks given up, from every peer that has had this index."""
         of_datagrams = self.datagrams_in, layout.DATAGRAM_EXPIRED
         return _sum_of(peer, (self.recoveries, layout.EXPIRED_BLOCKS), of_datagrams)
+
+    def datagram_counts(self, peer: int) -> list[int]:
+        """Of datagrams with every peer that has had this index, in the order of DATAGRAM_COUNTS."""
+        at = peer * RECORD_WORDS
+        tables = {"datagram_in": self.datagrams_in, "datagram_out": self.datagrams_out}
+        return [sum(words[at + word] for words in tables[kind]) for kind, word in DATAGRAM_COUNTS.values()]
 
     def unopened(self, peer: int, lane: int, serial: int) -> int:
         """How many blocks in a row a tun worker could not open, at most, that a connection of this tcp worker has

@@ -138,7 +138,7 @@ def request(
 class HubServer:
     """A hub with these peers. `settings`: its configuration; `saved`: the addresses that it saved, each time; `told`:
     what all workers were told; `seals`: with `keys`, the table of the tun workers; `secrets`: that of dgram workers,
-    used with `datagrams`."""
+    used with `datagrams`; `dgram_workers`: the peer table has their records."""
 
     def __init__(
         self,
@@ -148,6 +148,7 @@ class HubServer:
         remembered: dict | None = None,
         seals: bool = False,
         datagrams: bool = False,
+        dgram_workers: bool = False,
         **settings: object,
     ) -> None:
         self.settings = {
@@ -155,7 +156,8 @@ class HubServer:
             "tunnel_addr": ["10.0.0.1/24", "fd00::1/64"],
             "max_clients": capacity,
         } | settings
-        self.table = peer_table.create(f"/tunnel@hubtest@{secrets.token_hex(4)}@peer-table", capacity, lanes, ROWS)
+        name = f"/tunnel@hubtest@{secrets.token_hex(4)}@peer-table"
+        self.table = peer_table.create(name, capacity, lanes, ROWS, dgram_workers)
         self.saved: list[dict[str, list[str]]] = []
         self.told: list[dict] = []
         self.quotas = Quotas()

@@ -88,6 +88,8 @@ def peer(name: str, **fields: Any) -> dict[str, Any]:
         "quota_bytes": 0,
         "quota_used_bytes": 0,
         "quota_state": "open",
+        "carrier": "tcp",
+        "datagrams": None,
         "peer": 0,
         "light_connections": 3,
         "rtt_ms": 20.0,
@@ -98,6 +100,27 @@ def peer(name: str, **fields: Any) -> dict[str, Any]:
         "class_bytes": {"voice": 0, "normal_light": 300, "normal_bulk": 4000, "bulk": 0},
         "received_class_bytes": {"bulk": 6000, "light": 0},
         "transit_class_bytes": {"bulk": 0, "light": 70},
+        **fields,
+    }
+
+
+def datagrams(**fields: Any) -> dict[str, Any]:
+    """Of a peer with a path that is open."""
+    return {
+        "state": "open",
+        "reason": "probes are answered",
+        "state_seconds": 200.0,
+        "endpoint": "192.0.2.7:443",
+        "segment_bytes": 1452,
+        "rate_mbit": 48.0,
+        "rtt_ms": 41.0,
+        "data_rows": 10,
+        "parity_rows": 2,
+        "sent_segments": 40_000,
+        "lost_segments": 100,
+        "sent_bytes": 50_000_000,
+        "received_bytes": 60_000_000,
+        "recovered_blocks": 12,
         **fields,
     }
 

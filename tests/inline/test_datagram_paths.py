@@ -10,7 +10,17 @@ from random import Random
 
 import pytest
 
-from pipeline.shm.layout import DATAGRAM_PATH, DATAGRAM_RECEIVED_BYTES, DATAGRAM_RECOVERED, RECORD_WORDS
+from pipeline.policy.carrier import PASSES, UNHEARD, State
+from pipeline.shm import datagram_status
+from pipeline.shm.datagram_status import DatagramStatus
+from pipeline.shm.layout import (
+    DATAGRAM_PATH,
+    DATAGRAM_RECEIVED_BYTES,
+    DATAGRAM_RECOVERED,
+    PEER_INDEX_BITS,
+    RECORD_WORDS,
+)
+from pipeline.transport.address import format_address
 from tests.inline.harness.datagrams import DatagramWay, share_secrets
 from tests.inline.harness.ends import End, Make, ipv4, number_of, step_for, until
 from tests.inline.harness.hub_ends import between, connected_hub, index_of, tls
@@ -84,6 +94,17 @@ def control(end: End) -> PathControl:
     (peer,) = inside._peers.values()
     (found,) = peer.controls.values()
     return found
+
+
+def published(end: End) -> DatagramStatus:
+    found = datagram_status.read(end.memory.peer_table.datagrams_in[0], 0)
+    assert found is not None
+    return found
+
+
+def str_of(path_control: PathControl) -> str:
+    assert path_control.address is not None
+    return format_address(path_control.address)
 
 
 def send(frm: End, to: End, numbers: range, *ends: object, size: int = BULK_BYTES) -> None:
@@ -173,6 +194,43 @@ def test_a_path_that_loses_all_goes_dark_and_comes_back(joined: Joined, monkeypa
     until(lambda: is_open(client), server, client, way)
     send(client, server, range(20, 30), server, client, way)
     assert server.count("dgram.segments_received") > 0
+
+
+def test_observers_see_what_each_path_does_and_where_it_leads(joined: Joined, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, client, way = joined()
+    until(lambda: control(client).segment_most > 1400 and control(server).segment_most > 1400, server, client, way)
+    for end in (server, client):
+        found = published(end)
+        assert (found.carrier.state, found.carrier.reason) == (State.OPEN, PASSES)
+        assert (found.endpoint, found.segment_bytes) == (str_of(control(end)), control(end).segment_most)
+    assert published(client).endpoint.endswith(f":{way.port}")
+    before = published(server).endpoint
+    way.move()
+    control(client).carrier.doubt()
+    until(lambda: published(server).endpoint != before, server, client, way)
+    assert published(server).endpoint == str_of(control(server))
+    monkeypatch.setattr("pipeline.policy.carrier.SILENT_NS", 100_000_000)
+    way.fate = lambda number, to_server, datagram: 0
+    client.write(ipv4(1, BULK_BYTES))
+    until(lambda: not is_open(client), server, client, way)
+    found = published(client)
+    assert found.carrier == control(client).carrier.status and found.carrier.state is State.DARK
+    assert found.carrier.reason.startswith("segments are outstanding, and nothing was reported for ")
+    server.datagrams.secrets.erase(server.memory.peer_table.peer_handle(0))
+    until(lambda: datagram_status.read(server.memory.peer_table.datagrams_in[0], 0) is None, server, client, way)
+
+
+def test_a_server_that_has_heard_nothing_says_so(joined: Joined) -> None:
+    server, client, way = joined()
+    handle = server.memory.peer_table.peer_handle(0)
+    secrets = server.datagrams.secrets.read(handle)
+    assert secrets is not None
+    server.datagrams.secrets.erase(handle)
+    until(lambda: datagram_status.read(server.memory.peer_table.datagrams_in[0], 0) is None, server, client, way)
+    way.fate = lambda number, to_server, datagram: 0
+    server.datagrams.secrets.write(secrets._replace(peer_handle=handle + (1 << PEER_INDEX_BITS)))
+    until(lambda: datagram_status.read(server.memory.peer_table.datagrams_in[0], 0) is not None, server, client, way)
+    assert published(server).carrier[::2] == (State.PROBING, UNHEARD)
 
 
 def test_a_client_behind_a_nat_that_forgets_is_found_at_its_new_port(joined: Joined) -> None:

@@ -23,11 +23,13 @@ from pipeline.counters import ID
 from pipeline.datagram.arrival_counts import ArrivalCounts
 from pipeline.datagram.segment import SENDERS
 from pipeline.log import LOG
-from pipeline.policy.carrier import Setting, State
+from pipeline.policy.carrier import UNHEARD, CarrierStatus, Setting, State
 from pipeline.policy.return_address import Address
 from pipeline.sealing.datagram_memory import DatagramMemory
 from pipeline.sealing.datagram_seal import LANE_BITS, NUMBER_BITS, ControlOpener, ControlSealer
 from pipeline.sealing.kinds import LANES_MAX
+from pipeline.shm import datagram_status
+from pipeline.shm.datagram_status import DatagramStatus
 from pipeline.shm.layout import DATAGRAM_PATH, DATAGRAM_STATE, RECORD_WORDS
 from pipeline.transport.address import format_address
 from pipeline.wire import control_datagram
@@ -50,8 +52,8 @@ FORGET_NS = 300_000_000_000
 SENDERS_MOST = 2 * LANES_MAX
 """Processes of a peer whose segments are counted: those of its lanes, and of their successors."""
 
-STATES = (State.OFF, State.PROBING, State.OPEN, State.DARK)
-"""By the word of the peer table."""
+BEST_FIRST = (State.OPEN, State.PROBING, State.DARK, State.OFF)
+"""The path that `status` shows, of several to one peer."""
 
 _RECEIVED = ID["dgram.datagrams_control_received"]
 _SENT = ID["dgram.datagrams_control_sent"]
@@ -153,6 +155,7 @@ class Control:
             self._resume(peer, known, now)
         for control in peer.controls.values():
             self._tick(peer, control, now, False)
+        self._publish(peer, now)
 
     def _begin_path_to_server(self, peer: _Peer, now: int) -> None:
         server = peer.session.server
@@ -180,6 +183,7 @@ class Control:
 
     def _add_control(self, peer: _Peer, lane: int, now: int) -> PathControl:
         control = peer.controls[lane] = PathControl(Path(peer.session, lane), self._setting, self._send, now)
+        self._publish(peer, now)
         return control
 
     def _end(self, peer: _Peer) -> None:
@@ -187,7 +191,7 @@ class Control:
             if control.path.is_open:
                 self._close(peer, control)
         del self._peers[peer.session.peer_handle]
-        self._words[peer.session.peer * RECORD_WORDS + DATAGRAM_STATE] = 0
+        datagram_status.publish(self._words, peer.session.peer, None)
 
     # -- control datagrams come
 
@@ -267,25 +271,27 @@ class Control:
         before = control.carrier.status
         control.tick(now, has_read_all)
         status = control.carrier.status
-        if status.state is not before.state or control.path.is_open != control.is_open:
-            if status.state is State.DARK and control.path.is_open:
-                control.doubt_size(now)
-            self._publish_state(peer)
-        self._settle(peer, control)
+        if status.state is State.DARK and control.path.is_open:
+            control.doubt_size(now)
+        changed = self._settle(peer, control) or status != before
         if not (control.is_open or self._is_client) and now - control.heard_ns > FORGET_NS:
             del peer.controls[control.path.remote_lane]
+            changed = True
+        if changed:
+            self._publish(peer, now)
 
     # -- paths open and close
 
-    def _settle(self, peer: _Peer, control: PathControl) -> None:
-        """Let the others know what has changed."""
+    def _settle(self, peer: _Peer, control: PathControl) -> bool:
+        """Let the others know what has changed; whether anything has."""
         path, way = control.path, control.way
         if not control.is_open or way is None:
-            if path.is_open:
-                self._close(peer, control)
-            return
+            if not path.is_open:
+                return False
+            self._close(peer, control)
+            return True
         if path.is_open and path.address == way.address and path.segment_most == control.segment_most:
-            return
+            return False
         path.segment_most = control.segment_most
         path.ancillary = way.ancillary
         path.address = way.address
@@ -295,9 +301,10 @@ class Control:
             self._paths.open(path)
             self._words[peer.session.peer * RECORD_WORDS + DATAGRAM_PATH] = path.peer_handle
             self._counters[_OPENED] += 1
-            LOG.info("datagrams: the path %s is open", _name_of(control))
+            LOG.debug("datagrams: the path %s is open", _name_of(control))
         self._remember(peer)
         self._kick()
+        return True
 
     def _close(self, peer: _Peer, control: PathControl) -> None:
         path = control.path
@@ -309,14 +316,20 @@ class Control:
         self._counters[_CLOSED] += 1
         self._remember(peer)
         self._kick()
-        LOG.info("datagrams: the path %s is closed: %s", _name_of(control), control.carrier.status.reason)
+        LOG.debug("datagrams: the path %s is closed: %s", _name_of(control), control.carrier.status.reason)
 
-    def _publish_state(self, peer: _Peer) -> None:
-        """The best of its paths."""
-        order = (State.OPEN, State.PROBING, State.DARK, State.OFF)
-        states = [control.carrier.status.state for control in peer.controls.values()]
-        best = min(states, key=order.index, default=State.OFF)
-        self._words[peer.session.peer * RECORD_WORDS + DATAGRAM_STATE] = STATES.index(best)
+    def _publish(self, peer: _Peer, now: int) -> None:
+        """Publish the best of the peer's paths, for observers."""
+        controls = peer.controls.values()
+        best = min(controls, key=lambda each: BEST_FIRST.index(each.carrier.status.state), default=None)
+        if best is None:
+            found = DatagramStatus(CarrierStatus(State.PROBING, now, UNHEARD))
+        elif best.address is None:
+            found = DatagramStatus(best.carrier.status)
+        else:
+            host, port, _ = _parts_of(best.address)
+            found = DatagramStatus(best.carrier.status, host, port, best.segment_most)
+        datagram_status.publish(self._words, peer.session.peer, found)
 
     def _remember(self, peer: _Peer) -> None:
         peer.remembered.replace(

@@ -25,6 +25,7 @@ from collections import deque
 from heapq import heappop, heappush
 
 from pipeline.counters import ID
+from pipeline.datagram.cut import Cut
 from pipeline.datagram.segment import HEADER_BYTES
 from pipeline.datagram.segmenter import Segmenter
 from pipeline.fec.buffer_pool import BufferPool
@@ -356,6 +357,11 @@ class OutboundPath:
         feedback, before = self.feedback, self._counted
         self._counted = feedback.sent, feedback.sequence, feedback.lost
         return feedback.sent - before[0], feedback.sequence - before[1], feedback.lost - before[2]
+
+    def cut_of(self, size: int) -> Cut | None:
+        """How a block of this size is cut now; None: there is no size of rows."""
+        row_most = self._segment_most - HEADER_BYTES
+        return self._plan.cut(size, row_most).cut if row_most > 0 else None
 
     def take_back(self) -> list[KeptBlock]:
         """The blocks that were not reported, each with all of its bytes in `row`. Those of a stream are in order."""

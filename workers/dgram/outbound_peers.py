@@ -31,6 +31,7 @@ from pipeline.fec.shard import DATA_SHARDS_MAX, PARITY_SHARDS_MAX
 from pipeline.runtime.worker import Attachment
 from pipeline.sealing.kinds import lane_of
 from pipeline.shm.layout import (
+    DATAGRAM_CUT,
     DATAGRAM_DROPPED,
     DATAGRAM_LOST_SEGMENTS,
     DATAGRAM_RATE,
@@ -47,6 +48,9 @@ from workers.dgram.segment_socket import SegmentSocket
 
 MEMORY_MOST = 64 << 20  # bytes of all trains of a worker
 TRIM_NS = 10_000_000_000  # without a train, until memory goes back to the system
+
+FULL_BLOCK = 1 << 16
+"""Bytes: `status` says how a block of this size is cut."""
 
 ROUTES_MOST = 256  # streams of a peer that are remembered
 
@@ -272,6 +276,8 @@ class OutboundPeers:
             at = (path.path.peer_handle & PEER_INDEX_MASK) * RECORD_WORDS
             pace[at] = pace.get(at, 0) + int(path.feedback.rate.pacing_rate)
             self._words[at + DATAGRAM_ROUND_TRIP] = path.feedback.smoothed // 1000
+            cut = path.cut_of(FULL_BLOCK)
+            self._words[at + DATAGRAM_CUT] = cut.n << 8 | cut.m if cut is not None else 0
         for peer_handle, peer in list(self._by_handle.items()):
             self._words[peer.record_at + DATAGRAM_RATE] = pace.get(peer.record_at, 0)
             if not self._open.of(peer_handle) and not (self._is_current(peer_handle) and peer.waits):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from rich.text import Text
 
+from pipeline.cli import datagram_text
 from pipeline.cli.status_text import duration
 from pipeline.cli.top.picture import Glyphs, verdicts
 from pipeline.observe.rates import PeerRates, Rates
@@ -196,11 +197,17 @@ def peer_details(snapshot: Mapping[str, Any], peer: Mapping[str, Any], rates: Ra
         ),
         ("program", peer.get("version", "")),
         ("encryption", peer.get("encryption", "")),
+        ("carrier", _carrier(peer)),
         ("problem", peer["problem"]),
     ]
     lines = [Text.assemble(("peer ", "bold"), (escaped(peer["name"]), "bold cyan"))]
     lines += [Text.assemble((f" {title:<10}", "dim"), escaped(text)) for title, text in facts if text]
     return [*lines, *_connections(snapshot, peer["peer"], glyphs)]
+
+
+def _carrier(peer: Mapping[str, Any]) -> str:
+    """ "" where there can be no datagrams, as in an instance of an older version."""
+    return "; ".join(datagram_text.brief([dict(peer)]))
 
 
 def _classes(counted: Mapping[str, int]) -> str:

@@ -35,6 +35,7 @@ from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.errors import LocalError
 from pipeline.log import LOG
 from pipeline.peers.known_peers import PeerChanges
+from pipeline.peers.peer_datagrams import OWN_RATE, TAKES_NO_DATAGRAMS
 from pipeline.peers.peer_status import PeerRow, unsealed
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.runtime.supervisor_channel import (
@@ -55,6 +56,7 @@ from pipeline.supervisor.control.events import Events
 from pipeline.supervisor.kernel.tun_device import TunDevice
 from pipeline.supervisor.roles.client_sealing import ClientSealing
 from pipeline.supervisor.roles.client_servers import ClientServers
+from pipeline.supervisor.roles.datagram_watch import DatagramWatch
 from pipeline.supervisor.roles.only_peer import write_only_peer
 from pipeline.supervisor.roles.prover import Prover
 from pipeline.supervisor.roles.server_facts import ServerFacts
@@ -76,6 +78,7 @@ class ClientRole:
     movers = 0
     problems: tuple[str, ...] = ()
     _device: TunDevice  # from start() on
+    _datagram_watch: DatagramWatch  # from start() on
     tell_workers: Callable[[Any], object]  # of no use to a client
     _prover: Prover | None  # from expect() on; None without a key
 
@@ -114,6 +117,9 @@ class ClientRole:
         self.accountant.start(table)
         self.accountant.begin(0, self._servers.present.host)
         self._watch = ServerWatch(table, self._events, self._watch)
+        self._datagram_watch = DatagramWatch(
+            table, self._events, lambda _: self._servers.present.host, self._config.carrier
+        )
 
     @property
     def known_servers(self) -> list[str]:
@@ -149,6 +155,7 @@ class ClientRole:
             self._sealing.tick(now)
         if self._watch is not None:
             self._watch.tick(now)
+            self._datagram_watch.tick(now)
 
     def prepare_reload(self, config: Config) -> TlsSettings:
         self._prepared = config, tls_settings.load(config, key=self._key)
@@ -172,10 +179,17 @@ class ClientRole:
         """The server is the one peer."""
         since_ns = self._watch.since_ns if self._watch is not None else 0
         row = PeerRow(self._servers.present.host, peer=0, since_ns=since_ns)
-        session = self._sealing.session if self._sealing is not None else None
-        if session is not None:
-            return [row.sealed_by(session)]
+        if self._sealing is not None and self._sealing.session is not None:
+            return [self._with_carrier(row.sealed_by(self._sealing.session), self._sealing)]
         return [row._replace(encryption=unsealed(self._config.encryption))]
+
+    def _with_carrier(self, row: PeerRow, sealing: ClientSealing) -> PeerRow:
+        if not sealing.has_dgram_workers:
+            return row
+        why = "" if sealing.has_datagrams else TAKES_NO_DATAGRAMS
+        if self._config.has_rate_of_connections:
+            why = OWN_RATE
+        return row._replace(carrier=self._config.carrier, no_datagrams=why)
 
     def status(self) -> dict[str, Any]:
         """For `status`."""

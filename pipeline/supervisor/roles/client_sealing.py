@@ -83,6 +83,15 @@ class ClientSealing:
         return self._present.session if self._present is not None else None
 
     @property
+    def has_dgram_workers(self) -> bool:
+        return self._datagrams is not None
+
+    @property
+    def has_datagrams(self) -> bool:
+        """Whether the present server takes datagrams, as its latest WELCOME says."""
+        return self._present is not None and self._present.server is not None
+
+    @property
     def key_share(self) -> bytes:
         return self._offer.key_share.pack()
 

@@ -60,6 +60,7 @@ from pipeline.supervisor.kernel.reach_guard import ReachGuard
 from pipeline.supervisor.kernel.tun_device import TunDevice
 from pipeline.supervisor.roles.client_sealing import preferred_suite
 from pipeline.supervisor.roles.client_watch import ClientWatch
+from pipeline.supervisor.roles.datagram_watch import DatagramWatch
 from pipeline.supervisor.roles.hosts_file import HostsFile
 from pipeline.supervisor.roles.invitations import Invitations
 from pipeline.supervisor.roles.only_peer import write_only_peer
@@ -87,6 +88,7 @@ class ServerRole(AdmissionNews):
     server: ClassVar[str] = ""
     tell_workers: Callable[[Replaced | Doubted], object]  # once there are workers
     _client_watch: ClientWatch  # from start() on
+    _datagram_watch: DatagramWatch  # from start() on
 
     def __init__(self, config: Config, events: Events | None = None) -> None:
         self._events = events or Events()
@@ -130,6 +132,7 @@ class ServerRole(AdmissionNews):
         if self._peer_watch is not None:
             self._peer_watch.leave_all("the shared memory is made anew")
         self._peer_watch = PeerWatch(table, self._events, self._name_session)
+        self._datagram_watch = DatagramWatch(table, self._events, self._name_of, self._config.carrier)
         self._peers.configure_quotas()
         self.accountant.start(table)
         if self._config.compat:
@@ -179,6 +182,7 @@ class ServerRole(AdmissionNews):
         self._client_watch.tick(now, has_routes=bool(self._config.routes), proxies=self._config.proxy_protocol_from)
         if self._peer_watch is not None:
             self._peer_watch.tick(now)
+            self._datagram_watch.tick(now)
         changed = self.accountant.tick(now)
         if self._admission is not None:
             self._admission.tick(now)
@@ -252,6 +256,10 @@ class ServerRole(AdmissionNews):
         if self._compat_admission is not None:
             return self._compat_admission.name_session(peer)
         return self._admission.name_session(peer) if self._admission is not None else PresentSession("client")
+
+    def _name_of(self, peer: int) -> str:
+        found = self._name_session(peer)
+        return found.name if found is not None else ""
 
     # -- news of the admission
 

@@ -35,15 +35,17 @@ def meta(key: str, right: Any, op: str = "==") -> dict[str, Any]:
     return {"match": {"op": op, "left": {"meta": {"key": key}}, "right": right}}
 
 
-def dport(right: Any) -> dict[str, Any]:
-    return {"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": right}}
+def dport(right: Any, protocol: str = "tcp") -> dict[str, Any]:
+    return {"match": {"op": "==", "left": {"payload": {"protocol": protocol, "field": "dport"}}, "right": right}}
 
 
 ACCEPT, DROP = {"accept": None}, {"drop": None}
 
 
-def judged(*entries: dict[str, Any], port: int = 443, forwards: bool = True) -> list[tuple[Level, str]]:
-    found = judge_chains(chains_of(entries, OWN), "tun0", port, forwards=forwards)
+def judged(
+    *entries: dict[str, Any], port: int = 443, forwards: bool = True, datagrams: bool = False
+) -> list[tuple[Level, str]]:
+    found = judge_chains(chains_of(entries, OWN), "tun0", port, forwards=forwards, datagrams=datagrams)
     return [(each.level, f"{each.text}. {each.cure}") for each in found]
 
 
@@ -72,6 +74,34 @@ def test_a_chain_that_drops_by_policy_has_to_name_the_port_and_the_device() -> N
     assert [level for level, _ in judged(chain("in", "input", "drop"), chain("fwd", "forward", "drop"), *named)] == [
         Level.OK
     ]
+
+
+@pytest.mark.parametrize(
+    "accepted",
+    [
+        [(dport(443, "udp"),)],
+        [(dport(443), ACCEPT), (dport({"set": [53, 443]}, "udp"),)],
+        [(meta("l4proto", {"set": ["tcp", "udp"]}), dport(443, "th"))],
+        [(meta("l4proto", "udp"),), (dport(443, "th"),)],
+    ],
+)
+def test_where_blocks_come_in_datagrams_a_rule_for_their_port_is_enough_if_it_is_not_for_tcp_alone(
+    accepted: list[tuple[dict[str, Any], ...]],
+) -> None:
+    entries = [chain("in", "input", "drop"), *(rule("in", *each, ACCEPT) for each in accepted)]
+    found = judged(*entries, datagrams=True)
+    assert not [text for _, text in found if "udp dport" in text]
+
+
+@pytest.mark.parametrize(
+    "accepted", [(dport(443),), (meta("l4proto", "tcp"), dport(443, "th")), (meta("l4proto", 6), dport(443, "th"))]
+)
+def test_a_rule_for_tcp_alone_lets_no_datagram_in(accepted: tuple[dict[str, Any], ...]) -> None:
+    entries = chain("in", "input", "drop"), rule("in", *accepted, ACCEPT)
+    ((level, text),) = judged(*entries, datagrams=True)
+    assert level is Level.NOTE and text.endswith("nft insert rule inet filter in udp dport 443 accept.")
+    assert [level for level, _ in judged(*entries)] == [Level.OK]
+    assert [level for level, _ in judged(*entries, datagrams=True, port=0)] == [Level.OK]
 
 
 def test_a_client_and_a_server_that_forwards_nothing_need_no_such_rules() -> None:

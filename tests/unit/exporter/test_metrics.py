@@ -16,7 +16,7 @@ from pipeline.counters import COUNTERS
 from pipeline.exporter.metrics import FAMILIES, Collector, Moment, place_of
 from pipeline.exporter.reading import Snapshot
 from pipeline.observe.glance import SegmentTotals
-from tests.harness.snapshots import Source, columns, connection, counters, peer, snapshot, worker
+from tests.harness.snapshots import Source, columns, connection, counters, datagrams, peer, snapshot, worker
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 FORMS = pytest.mark.parametrize(("accept", "parse"), [("", parse_text), (OPENMETRICS, parse_openmetrics)])
@@ -197,3 +197,23 @@ def test_each_of_several_uplinks_has_its_series_and_a_client_without_has_none() 
     assert value(text, "tunnel_uplink_round_trip_seconds", uplink="eth0") == 0.02
     assert value(text, "tunnel_uplink_connections_wanted", uplink="wwan0", role="backup") == 3
     assert value(text, "tunnel_uplink_round_trip_seconds", uplink="wwan0") is None
+
+
+def test_datagrams_of_a_peer_are_there_where_there_may_be_some() -> None:
+    about = datagrams()
+    peers = [
+        peer("one", carrier="udp", datagrams=about),
+        peer("two", datagrams=datagrams(state="dark", rate_mbit=0.0, rtt_ms=None)),
+        peer("three"),
+    ]
+    text = exposed(snapshot(mode="server", server=None, peers=peers))
+    assert value(text, "tunnel_peer_datagrams_open", peer="one") == 1
+    assert value(text, "tunnel_peer_datagrams_open", peer="two") == 0
+    assert value(text, "tunnel_peer_datagram_state", peer="two", state="dark") == 1
+    assert value(text, "tunnel_peer_datagram_sent_bytes_total", peer="one") == about["sent_bytes"]
+    assert value(text, "tunnel_peer_datagram_received_bytes_total", peer="one") == about["received_bytes"]
+    assert value(text, "tunnel_peer_datagram_segments_lost", peer="one") == about["lost_segments"]
+    assert value(text, "tunnel_peer_datagram_blocks_recovered_total", peer="one") == about["recovered_blocks"]
+    assert value(text, "tunnel_peer_datagram_rate_bytes", peer="one") == 6_000_000
+    assert value(text, "tunnel_peer_datagram_round_trip_seconds", peer="two") is None
+    assert not [line for line in text.splitlines() if "datagram" in line and 'peer="three"' in line]

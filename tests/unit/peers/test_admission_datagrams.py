@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.peers.admission import LEAVES_DATAGRAMS
+from pipeline.peers.peer_datagrams import HAS_RATE, TAKES_NO_DATAGRAMS
 from pipeline.policy.quota import UNLIMITED, QuotaTerms
 from pipeline.sealing.key_schedule import AES_256_GCM
 from pipeline.sealing.session import KeyShare, Offer
@@ -153,3 +154,27 @@ def test_a_session_with_datagrams_ends_when_its_quota_slows_it_down_and_it_is_sa
     server.quotas.add({"ann": 1000})
     server.admission.follow_quotas({"ann"})
     assert not server.is_current(ann) and f"peer ann: session ended: {LEAVES_DATAGRAMS}" in caplog.text
+
+
+def test_observers_learn_why_a_peer_has_no_datagrams(make_server: MakeHub) -> None:
+    server = make_server(ANN, BOB, seals=True, datagrams=True, carrier="auto", dgram_workers=True)
+
+    def why(name: str) -> tuple[str, str]:
+        (row,) = (each for each in server.admission.peer_rows() if each.name == name)
+        return row.carrier, row.no_datagrams
+
+    assert why("ann") == ("tcp", "")  # without a session
+    Client(server).connect()
+    Client(server, "bob", features=0).connect()
+    assert why("ann") == ("auto", "")
+    assert why("bob") == ("auto", TAKES_NO_DATAGRAMS)
+    server.configure(known("ann", rate=1_000_000), BOB)
+    Client(server, number=2).connect()
+    assert why("ann") == ("auto", HAS_RATE)
+
+
+def test_where_there_are_no_dgram_workers_nothing_is_said_of_datagrams(make_server: MakeHub) -> None:
+    server = make_server(ANN, seals=True)
+    Client(server).connect()
+    (row,) = server.admission.peer_rows()
+    assert (row.carrier, row.no_datagrams, row.datagrams) == ("tcp", "", ())

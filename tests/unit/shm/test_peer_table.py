@@ -179,8 +179,18 @@ def test_the_words_of_a_record_are_different_words_and_fit_it() -> None:
         "NUMBER_",
         "TRANSIT_NUMBER_",
         "ARRIVED_",
-        ("DATAGRAM_PATH", "DATAGRAM_STATE", "DATAGRAM_RECEIVED_", "DATAGRAM_RECOVERED", "DATAGRAM_EXPIRED"),
-        ("DATAGRAM_SENT_", "DATAGRAM_DROPPED", "DATAGRAM_RATE", "DATAGRAM_ROUND_TRIP", "DATAGRAM_LOST_"),
+        (
+            *("DATAGRAM_PATH", "DATAGRAM_STATE", "DATAGRAM_RECEIVED_", "DATAGRAM_RECOVERED", "DATAGRAM_EXPIRED"),
+            *("DATAGRAM_SINCE", "DATAGRAM_HOST"),
+        ),
+        (
+            "DATAGRAM_SENT_",
+            "DATAGRAM_DROPPED",
+            "DATAGRAM_RATE",
+            "DATAGRAM_ROUND_TRIP",
+            "DATAGRAM_LOST_",
+            "DATAGRAM_CUT",
+        ),
     ):
         words = [value for name, value in vars(layout).items() if name.startswith(kinds)]
         assert sorted(words) == list(range(len(words)))

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from pipeline.config import parse
+from pipeline.peers.peer_datagrams import OWN_RATE, TAKES_NO_DATAGRAMS
 from pipeline.runtime.client_hello import client_hello
 from pipeline.sealing.key_schedule import AES_256_GCM
 from pipeline.sealing.session import KeyShare, answer_key_share, answer_offer
@@ -95,5 +96,24 @@ def test_a_client_that_takes_no_datagrams_has_none_whatever_the_server_says(sett
     made = Client(**settings)
     try:
         assert made.welcome(443) is None
+    finally:
+        made.close()
+
+
+def test_observers_learn_why_a_client_has_no_datagrams(client: Client) -> None:
+    client.welcome(None)
+    (row,) = client.role.peer_rows()
+    assert (row.carrier, row.no_datagrams) == ("auto", TAKES_NO_DATAGRAMS)
+    client.welcome(443)
+    (row,) = client.role.peer_rows()
+    assert (row.carrier, row.no_datagrams) == ("auto", "")
+
+
+def test_a_client_with_a_rate_says_that_this_is_why() -> None:
+    made = Client(send_rate_mbit=5)
+    try:
+        made.welcome(443)
+        (row,) = made.role.peer_rows()
+        assert row.no_datagrams == OWN_RATE
     finally:
         made.close()

@@ -6,10 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
+from pipeline.datagram.cut import PARTS_MAX
 from pipeline.fec import shard
+from pipeline.fec.shard import DATA_SHARDS_MAX, PARITY_SHARDS_MAX
 from pipeline.policy.datagram_rate import STARTUP
 from pipeline.runtime.worker import NOTHING
 from pipeline.shm.layout import (
+    DATAGRAM_CUT,
     DATAGRAM_DROPPED,
     DATAGRAM_RATE,
     DATAGRAM_ROUND_TRIP,
@@ -267,6 +270,8 @@ def test_a_peer_has_its_words_in_the_peer_table(make_sender: Make) -> None:
     run.until(lambda: run.word(2, DATAGRAM_SENT_BYTES) == run.count("bytes_sent"))
     assert run.word(2, DATAGRAM_SENT_SEGMENTS) == run.count("segments_sent")
     run.until(lambda: run.word(2, DATAGRAM_ROUND_TRIP) and run.word(2, DATAGRAM_RATE))
+    n, m = divmod(run.word(2, DATAGRAM_CUT), 256)
+    assert n * PARTS_MAX * path.segment_most > 60_000 and 1 < n <= DATA_SHARDS_MAX and m <= PARITY_SHARDS_MAX
     run.paths.close(path)
     run.until(lambda: run.word(2, DATAGRAM_RATE) == 0)
     assert run.word(2, DATAGRAM_SENT_BYTES) == run.count("bytes_sent") and run.word(0, DATAGRAM_SENT_BYTES) == 0

@@ -1,0 +1,38 @@
+"""Whether blocks travel in datagrams, where that is wanted, and if not, with which peers and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.doctor.finding import Finding, note, ok, problem
+from pipeline.doctor.subject import Subject
+from pipeline.log import printable
+
+LISTED_MAX = 3
+CURE = (
+    "Let UDP pass on every firewall on the way, to the port that the server has for TCP. Where a network drops UDP, "
+    'connections carry everything with carrier "auto".'
+)
+
+
+def datagrams(subject: Subject) -> list[Finding]:
+    peers = (subject.snapshot or {}).get("peers", ())
+    return judge([peer for peer in peers if peer.get("datagrams")])
+
+
+def judge(peers: Sequence[dict[str, Any]]) -> list[Finding]:
+    """`peers`: those that are connected, and with which datagrams could be used, as `status --json` has them."""
+    if not peers:
+        return []
+    others = [peer for peer in peers if peer["carrier"] != "udp"]
+    if not others:
+        return [ok("blocks travel in datagrams")]
+    named = "; ".join(f"{printable(peer['name'])}: {peer['datagrams']['reason']}" for peer in others[:LISTED_MAX])
+    more = f"; and {len(others) - LISTED_MAX} more" if len(others) > LISTED_MAX else ""
+    text = f"no datagrams with {len(others)} of {len(peers)} ({named}{more})"
+    if any(peer["carrier"] == "none" for peer in others):
+        return [problem(f'{text}: with carrier "udp" nothing passes there', CURE)]
+    if all(peer["datagrams"]["state"] == "off" for peer in others):
+        return [ok(f"{text}: connections carry their blocks")]
+    return [note(f"{text}: connections carry their blocks", CURE)]
