@@ -70,7 +70,7 @@ def test_bytes_arrive_unaltered_over_a_path_that(lab: Lab, tmp_path: Path, path:
 def test_bytes_arrive_where_packets_above_1280_bytes_vanish_without_a_word(lab: Lab, tmp_path: Path) -> None:
     """Neither end is told of it: the kernels probe for a size that passes, for each connection anew.
 
-    The streams inside have Cubic. With BBR the kernel sends one segment with each timeout for a minute, once a stream
+    The streams inside have Cubic. With BBR the kernel may send one segment with each timeout for 30 s, once a stream
     has stood still for seconds, however quickly the tunnel passes it on by then.
     """
     for node in lab:
