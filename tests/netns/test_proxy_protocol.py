@@ -140,7 +140,7 @@ def test_a_header_from_any_other_address_is_garbage(hub: Hub) -> None:
 def test_limits_for_each_address_are_those_of_the_clients_and_not_of_the_proxy(hub: Hub) -> None:
     front = hub.lab["front"]
     before = hub.server.counter("tcp.closed_handshakes_of_address")
-    hub.configure(handshake_timeout=60.0)  # those that are held are there until the end
+    hub.configure(anew=True, handshake_timeout=60.0)  # those that are held are there until the end
 
     def dial(client: int) -> socket.socket:
         sock = call(front, hub.node.address, hub.port)
@@ -158,7 +158,7 @@ def test_limits_for_each_address_are_those_of_the_clients_and_not_of_the_proxy(h
     finally:
         for sock in held:
             sock.close()
-        hub.configure(handshake_timeout=HANDSHAKE_SECONDS)
+        hub.configure(anew=True, handshake_timeout=HANDSHAKE_SECONDS)
 
 
 def handshakes(hub: Hub) -> int:

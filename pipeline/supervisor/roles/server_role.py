@@ -74,6 +74,7 @@ from pipeline.transport.address import plain_host
 from pipeline.transport.settings import TlsMaterial
 from pipeline.wire import messages
 
+SHOWS_NS = 500_000_000  # a connection that is admitted shows in the peer table well before
 COMPAT_CLIENTS = "(clients)"
 """The name for the account of all clients of the original program: nothing says who each of them is."""
 
@@ -112,7 +113,8 @@ class ServerRole(AdmissionNews):
         self._keys: KeyTable | None = None
         self._datagrams: DatagramSecretTable | None = None
         self._table: PeerTable | None = None  # from start() on
-        self._movers: dict[int, int] = {}  # by peer index, the handles of clients that can go to another server
+        # Clients that can go to another server, by peer index: the handle, and until when no connection need show.
+        self._movers: dict[int, tuple[int, int]] = {}
 
     def use_keys(self, keys: KeyTable, datagrams: DatagramSecretTable | None = None) -> None:
         """Blocks are sealed, with keys in this table. `datagrams`: for their secrets, where blocks travel in them."""
@@ -292,7 +294,7 @@ class ServerRole(AdmissionNews):
             hello = messages.decode(bytes.fromhex(request["hello"]))
             index = answer["peer_handle"] & PEER_INDEX_MASK
             if isinstance(hello, messages.Hello) and hello.moves:
-                self._movers[index] = answer["peer_handle"]
+                self._movers[index] = answer["peer_handle"], time.monotonic_ns() + SHOWS_NS
             else:
                 self._movers.pop(index, None)
         return answer
@@ -300,11 +302,13 @@ class ServerRole(AdmissionNews):
     @property
     def movers(self) -> int:
         """How many clients are connected that can go to another server."""
-        table = self._table
+        table, now = self._table, time.monotonic_ns()
         if table is None:
             return 0
-        movers = self._movers.items()
-        return sum(table.established_count(index) > 0 and table.peer_handle(index) == each for index, each in movers)
+        return sum(
+            table.peer_handle(index) == handle and (table.established_count(index) > 0 or now < shows_ns)
+            for index, (handle, shows_ns) in self._movers.items()
+        )
 
     def run_command(self, request: dict[str, Any]) -> dict[str, Any] | None:
         command = request.get("command")

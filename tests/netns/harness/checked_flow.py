@@ -27,9 +27,11 @@ CHUNK_BYTES = 64 * 1024
 class Flow:
     """A TCP connection inside the tunnel from one end to the other. At the end of its block the source ends
     the stream, and whatever it has sent must have arrived, in order and unaltered. `limit`: bytes after which
-    the source ends it by itself."""
+    the source ends it by itself. `congestion`: its congestion control; "": the host's."""
 
-    def __init__(self, source: Instance, sink: Instance, *, six: bool = False, limit: int | None = None) -> None:
+    def __init__(
+        self, source: Instance, sink: Instance, *, six: bool = False, limit: int | None = None, congestion: str = ""
+    ) -> None:
         self.received = 0
         self._sent = 0
         self._limit = limit
@@ -38,6 +40,8 @@ class Flow:
         self._go.set()
         self._errors: list[BaseException] = []
         self._pair = connect(source.node, sink.node, sink.address6 if six else sink.address)
+        if congestion:
+            self._pair[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
         self._threads = [
             threading.Thread(target=self._guard, args=(part,), daemon=True) for part in (self._send, self._receive)
         ]

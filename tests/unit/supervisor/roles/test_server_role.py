@@ -12,6 +12,8 @@ import pytest
 from pipeline.credentials import keys
 from pipeline.errors import ConfigError
 from pipeline.peers.known_peers import PeerChanges
+from pipeline.supervisor.roles import server_role
+from tests.harness.hub import hello, request
 from tests.harness.running_server import Running
 
 
@@ -82,3 +84,18 @@ def test_a_key_that_a_reload_replaces_ends_the_session_of_the_old_one(running: R
     running.reload()
     assert not running.hub.is_current(of_ann) and running.hub.is_current(of_bob)
     assert running.may_connect(keys.parse(new)) and not running.may_connect(ann)
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_a_client_that_has_another_server_counts_from_its_admission_on_and_no_longer_than_it_is_there(
+    running: Running, monkeypatch: pytest.MonkeyPatch, moves: bool
+) -> None:
+    key = running.invite("ann")
+    asked = request(hello(key)._replace(moves=moves).frame(), key)
+    assert running.role.answer_request(asked) and running.role.movers == moves  # no worker has shown its connection yet
+    monkeypatch.setattr(server_role, "SHOWS_NS", 0)
+    assert running.role.answer_request(asked) and running.role.movers == 0  # it never came to be
+    running.hub.set_connections(0, 1)
+    assert running.role.movers == moves
+    running.hub.set_connections(0, 0)
+    assert running.role.movers == 0
