@@ -106,7 +106,7 @@ def open_testbed(
             stack.callback(lambda: left_behind.extend(pair.left_behind))
             stack.enter_context(pair)
             until(
-                lambda: _all_established(pair) and _has_path(pair),
+                lambda: _all_established(pair) and has_path(pair),
                 f"every connection of {cell.configuration!r} established, and its datagrams through",
                 CONNECTED_SECONDS,
             )
@@ -142,7 +142,7 @@ def _all_established(pair: TunnelPair) -> bool:
     return all(one["state"] == "established" for one in pair.client.running()["connections"])
 
 
-def _has_path(pair: TunnelPair) -> bool:
+def has_path(pair: TunnelPair) -> bool:
     """Where blocks are to travel in datagrams, they do both ways."""
     found = [each["datagrams"] for tunnel in pair.ends().values() for each in tunnel.running()["peers"]]
     return all(each is None or each["state"] == "open" for each in found)
