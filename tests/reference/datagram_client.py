@@ -112,10 +112,14 @@ class DatagramClient:
 
     def send_control(self, body: bytes) -> bytes:
         """The datagram that has gone out."""
-        datagram = self.sealer.seal(self.session.process, self.session.lane, self._number, body)
-        self._number += 1
+        datagram = self.sealed_control(body)
         self.socket.send(datagram)
         return datagram
+
+    def sealed_control(self, body: bytes) -> bytes:
+        """The next control datagram. It counts as sent."""
+        self._number += 1
+        return self.sealer.seal(self.session.process, self.session.lane, self._number - 1, body)
 
     def answer_to(self, challenge: int) -> Answer | None:
         return next((each for each in self.answers if each.challenge == challenge), None)
