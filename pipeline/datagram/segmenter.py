@@ -19,8 +19,10 @@ from os import urandom
 import numpy as np
 
 from pipeline.datagram.cut import Cut
+from pipeline.datagram.places import places_of
 from pipeline.datagram.segment import (
     FIELD_BYTES,
+    FIELD_WORDS,
     FIELDS,
     HEADER_BYTES,
     SAMPLE_WORDS,
@@ -34,10 +36,7 @@ from pipeline.datagram.segment import (
 from pipeline.fec.codec import Codec
 
 _SEQUENCE = np.dtype(">u4")
-_PART_AT, _INDEX_AT = 20, 23  # of the fields
 _FIELDS_AT, _ROW_AT = TOKEN_BYTES // WORD_BYTES, HEADER_BYTES // WORD_BYTES
-_FIELD_WORDS = FIELD_BYTES // WORD_BYTES
-CUTS_KEPT = 256
 
 
 class Train:
@@ -74,7 +73,6 @@ class Segmenter:
     def __init__(self, codec: Codec, sender: int, most: int) -> None:
         self._codec = codec
         self._sender = sender % SENDERS
-        self._places: dict[Cut, np.ndarray] = {}  # fields with nothing but part and index, as words
         self._sequences = np.arange(most, dtype=np.uint32)
         self._scratch = np.zeros(0, np.uint8)  # a part, with parity
 
@@ -109,9 +107,7 @@ class Segmenter:
         """Lay out the rows of a block in `memory`, without their headers."""
         size = len(sealed)
         fields = FIELDS.pack(0, self._sender, stream, number, epoch, size, 0, cut.n, cut.m, 0)
-        places = self._places.get(cut)
-        if places is None:
-            places = self._add_places(cut)
+        places = places_of(cut.parts, cut.n, cut.m).words
         train = Train(memory, cut, size, places ^ np.frombuffer(fields, np.uint32), mask)
         train.rows[:, :TOKEN_BYTES] = np.frombuffer(TOKEN.pack(token), np.uint8)
         self._lay_rows(train, sealed)
@@ -124,7 +120,7 @@ class Segmenter:
             sequences = sequences * np.uint32(step)
         masks = train.mask.of_samples(train.samples[first:end])
         masks[:, 0] ^= (sequences + np.uint32(sequence % SEQUENCES)).astype(_SEQUENCE).view(np.uint32)
-        np.bitwise_xor(train.plain[first:end], masks[:, :_FIELD_WORDS], out=train.fields[first:end])
+        np.bitwise_xor(train.plain[first:end], masks[:, :FIELD_WORDS], out=train.fields[first:end])
 
     def head_of_row(
         self,
@@ -176,12 +172,3 @@ class Segmenter:
         if m:
             self._codec.encode(area, n, m, row_bytes)
         return area
-
-    def _add_places(self, cut: Cut) -> np.ndarray:
-        if len(self._places) >= CUTS_KEPT:
-            self._places.clear()
-        index, part = np.divmod(np.arange(cut.segments), cut.parts)
-        places = np.zeros((cut.segments, FIELD_BYTES), np.uint8)
-        places[:, _PART_AT], places[:, _INDEX_AT] = part, index
-        found = self._places[cut] = places.view(np.uint32)
-        return found
