@@ -38,6 +38,9 @@ from pipeline.fec.codec import Codec
 _SEQUENCE = np.dtype(">u4")
 _FIELDS_AT, _ROW_AT = TOKEN_BYTES // WORD_BYTES, HEADER_BYTES // WORD_BYTES
 
+NOISE_BYTES = 1 << 16
+"""The kernel makes random bytes many at a time: a call for each block costs 5 us."""
+
 
 class Train:
     """The segments of a block: `count` of them, each of `segment_bytes`, in `memory`.
@@ -75,6 +78,7 @@ class Segmenter:
         self._sender = sender % SENDERS
         self._sequences = np.arange(most, dtype=np.uint32)
         self._scratch = np.zeros(0, np.uint8)  # a part, with parity
+        self._random, self._noise_at = b"", 0
 
     def cut_block(
         self,
@@ -155,9 +159,17 @@ class Segmenter:
             rows[:count, part] = source[first * row_bytes : (first + count) * row_bytes].reshape(count, row_bytes)
         if whole < parts * n:
             rest = n - count
-            padding = urandom((parts * n - whole) * row_bytes - (len(source) - whole * row_bytes))
+            padding = self._noise((parts * n - whole) * row_bytes - (len(source) - whole * row_bytes))
             tail = np.frombuffer(bytes(sealed[whole * row_bytes :]) + padding, np.uint8)
             rows[count:, parts - 1] = tail.reshape(rest, row_bytes)
+
+    def _noise(self, size: int) -> bytes:
+        """Random bytes, each of which is used once."""
+        end = self._noise_at + size
+        if end > len(self._random):
+            self._random, end = urandom(max(NOISE_BYTES, size)), size
+        self._noise_at = end
+        return self._random[end - size : end]
 
     def _code(self, data: np.ndarray, n: int, m: int, row_bytes: int) -> np.ndarray:
         """A part with its parity, and random bytes behind its end, since they are seen on the wire."""
@@ -168,7 +180,7 @@ class Segmenter:
         area = self._scratch[:total]
         area[: len(data)] = data
         if len(data) < size:
-            area[len(data) : size] = np.frombuffer(urandom(size - len(data)), np.uint8)
+            area[len(data) : size] = np.frombuffer(self._noise(size - len(data)), np.uint8)
         if m:
             self._codec.encode(area, n, m, row_bytes)
         return area
