@@ -154,7 +154,7 @@ class Assembly:
         if block is None or not self._agrees(block, epoch, size, code, row_bytes):
             return 0
         places = block.places
-        at = index * places.parts + part
+        at: int = index * places.parts + part
         if part >= places.parts or at >= places.total:
             return 0
         end = min(at + len(words), places.total)

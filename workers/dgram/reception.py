@@ -71,6 +71,7 @@ class Reception:
         self._mask = session.receive_mask(SEGMENTS_MOST)
         self._fields = np.zeros(SEGMENTS_MOST, ROWS)
         self._unmasked = self._fields.view(np.uint8).reshape(SEGMENTS_MOST, FIELD_BYTES)
+        self._field_bytes = self._unmasked.data.cast("B")
         self._words_of_fields = self._fields.view(np.uint32).reshape(SEGMENTS_MOST, FIELD_WORDS)
         self._scratch = np.zeros((SEGMENTS_MOST, FIELD_WORDS), np.uint32)
         self._counters = counters
@@ -88,7 +89,7 @@ class Reception:
         rows = datagrams[:, HEADER_BYTES:]
         np.bitwise_xor(datagrams[:, TOKEN_BYTES:HEADER_BYTES], self._mask.of_rows(rows), out=self._unmasked[:count])
         fields, words = self._fields[:count], self._words_of_fields
-        first = _unpack_row(self._unmasked, 0)
+        first = _unpack_row(self._field_bytes, 0)
         _, process, _, _, block_size, *_ = first
         sender = self.senders.get(process)
         if sender is not None and block_size <= shard.BLOCK_BYTES_MAX and fields["sender"][-1] == process:
@@ -99,7 +100,7 @@ class Reception:
             at += done
             if at == count:
                 return
-            first = _unpack_row(self._unmasked, at * FIELD_BYTES)
+            first = _unpack_row(self._field_bytes, at * FIELD_BYTES)
         self.assembly.add_rows(fields[at:], rows[at:], now)
 
     def add_one(self, datagram: memoryview, is_marked: bool, now: int, waited_ns: int = 0) -> None:
