@@ -89,6 +89,7 @@ class Assembly:
         self._bulk: deque[Block | Single] = deque()
         self._light: deque[Block | Single] = deque()
         self._next_timer_ns = 0
+        self._told = 0  # codewords that lack rows, from the oldest one on, in the last report that had no room for all
         self.refused = self.recovered = self.expired = 0
 
     # -- segments come
@@ -342,7 +343,8 @@ class Assembly:
         """The streams of which segments have come since then, the latest first, and codewords of them that lack rows.
 
         The newest block of a stream is left out if it has got a row after `quiet_since`: its other rows are under way.
-        Rows of the rest may be under way, too.
+        Rows of the rest may be under way, too. If there are too many of them, those behind the ones of last time are
+        told, one behind the other.
         """
         streams = sorted(
             (stream for stream in self._streams.values() if stream.last_received_ns >= since),
@@ -358,9 +360,15 @@ class Assembly:
                 if position is None or (is_newest and block.received_ns > quiet_since):
                     continue
                 lacking += self._lacking(block, position)
-                if len(lacking) >= INCOMPLETE_MOST:
-                    break
-        return [self._arrivals(stream) for stream in streams], lacking[:INCOMPLETE_MOST]
+        return [self._arrivals(stream) for stream in streams], self._some_of(lacking)
+
+    def _some_of(self, lacking: list[Incomplete]) -> list[Incomplete]:
+        if len(lacking) <= INCOMPLETE_MOST:
+            self._told = 0
+            return lacking
+        begin = min(self._told, len(lacking) - INCOMPLETE_MOST)
+        self._told = 0 if begin + INCOMPLETE_MOST == len(lacking) else begin + INCOMPLETE_MOST
+        return lacking[begin : begin + INCOMPLETE_MOST]
 
     @staticmethod
     def _arrivals(stream: _Stream) -> Arrivals:

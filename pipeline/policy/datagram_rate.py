@@ -5,7 +5,8 @@ of the last ten round trips, and the shortest round trip of the last ten seconds
 bytes that fill the path without a queue.
 
     phase     pace    window   until
-    STARTUP   2.77    2        the rate has not grown by a quarter in three round trips
+    STARTUP   2.77    2        the rate has not grown by a quarter in three round trips. Those count in which it was
+                               limited by the path, or too much was lost: a short queue lets nothing wait here
     DRAIN     0.36    2        what is under way fits the flight
     CRUISE    1       2        six times the shortest round trip; two seconds or more after yielding
     UP        1.25    2.5      that long, and a queue of a quarter of a flight
@@ -122,6 +123,7 @@ class RateControl:
         self._wait_until = now
         self._free_until = now
         self._stubborn = 0
+        self._lost_much = False
 
     @property
     def under_way(self) -> int:
@@ -174,11 +176,11 @@ class RateControl:
 
     def _follow_losses(self, now: int) -> None:
         sample, losses = self._samples, self._losses
-        self._met_none |= losses.add(
-            sample, self.round_trip, slow=sample.sent_in in (DOWN, DRAIN), counts=sample.sent_at > self._yielded_at
-        )
+        slow = sample.sent_in in (DOWN, DRAIN) or (sample.sent_in == CRUISE and self.shared and now > self._free_until)
+        self._met_none |= losses.add(sample, self.round_trip, slow=slow, counts=sample.sent_at > self._yielded_at)
         if sample.new_round:
-            if self.phase >= CRUISE and now > self._free_until and losses.excess(self.round_trip):
+            self._lost_much = losses.excess(self.round_trip)
+            if self.phase >= CRUISE and now > self._free_until and self._lost_much:
                 self._yield(now)
             losses.begin_round()
 
@@ -233,7 +235,7 @@ class RateControl:
         flight = self.rate * self.round_trip / SECOND
         lasted = now - self._phase_at
         if phase == STARTUP:
-            if self._samples.new_round and not limited:
+            if self._samples.new_round and (not limited or self._lost_much):
                 self._look_whether_full(now)
         elif phase == SHORT:
             if lasted > max(SHORT_NS, 2 * self.round_trip):

@@ -89,6 +89,11 @@ class FarEnd:
             self.blocks.append((key >> 32, key & 0xFFFFFFFF, bytes(slot[shard.RUN_BYTES : end])))
         return came
 
+    @property
+    def blocks_once(self) -> list[Block]:
+        """Without the copies of light blocks that came later."""
+        return list(dict.fromkeys(self.blocks))
+
     def _datagrams(self) -> Iterator[bytes]:
         with suppress(BlockingIOError):
             while True:

@@ -30,9 +30,8 @@ from pipeline.datagram.segment import (
 from pipeline.fec import shard
 from pipeline.fec.codec import Codec
 from pipeline.fec.reassembly import BYTES_LIMIT, BYTES_LIMIT_OF_MANY
-from pipeline.fec.reorder import WAIT_NS
+from pipeline.fec.reorder import WAIT_OF_PATHS_NS
 from pipeline.shm.layout import DATAGRAM_EXPIRED, DATAGRAM_RECEIVED_BYTES, DATAGRAM_RECOVERED, RECORD_WORDS
-from pipeline.wire import framing
 from workers.dgram.control import Sender
 from workers.dgram.sessions import Session
 
@@ -65,8 +64,9 @@ class Reception:
         self.senders = senders
         self.held: Block | Single | None = None
         self.active: dict[int, Sender] = {}
+        # repeats are counted on for 150 ms of that: pipeline.policy.datagram_repeats
         self.assembly = Assembly(
-            codec, counters, BYTES_LIMIT_OF_MANY if is_one_of_many else BYTES_LIMIT, WAIT_NS[framing.BULK]
+            codec, counters, BYTES_LIMIT_OF_MANY if is_one_of_many else BYTES_LIMIT, WAIT_OF_PATHS_NS
         )
         self._mask = session.receive_mask(SEGMENTS_MOST)
         self._fields = np.zeros(SEGMENTS_MOST, ROWS)
