@@ -44,7 +44,6 @@ from pipeline.shm.layout import (
 from workers.dgram.outbound_path import OutboundPath
 from workers.dgram.path import Paths
 from workers.dgram.returned_blocks import ReturnedBlocks
-from workers.dgram.segment_socket import SegmentSocket
 
 MEMORY_MOST = 64 << 20  # bytes of all trains of a worker
 TRIM_NS = 10_000_000_000  # without a train, until memory goes back to the system
@@ -86,7 +85,7 @@ class OutboundPeer:
 class OutboundPeers:
     """`paths`: all on which something was sent. One that is closed stays while its session lasts: sequences go on."""
 
-    def __init__(self, attachment: Attachment, paths: Paths, socket: SegmentSocket, now: int) -> None:
+    def __init__(self, attachment: Attachment, paths: Paths, now: int) -> None:
         settings = attachment.settings
         self._table = attachment.peer_table
         self._words = attachment.peer_table.datagrams_out[attachment.worker.lane]
@@ -96,7 +95,6 @@ class OutboundPeers:
         self._returned = ReturnedBlocks(attachment) if settings.carrier == "auto" else None
         self._open = paths
         self._version = -1
-        self._socket = socket
         self._segmenter = Segmenter(Codec(), attachment.process, PARTS_MAX * (DATA_SHARDS_MAX + PARITY_SHARDS_MAX))
         self._memory = BufferPool(MEMORY_MOST)
         self._used_at = now
@@ -114,8 +112,7 @@ class OutboundPeers:
         self._version = self._open.version
         for (peer_handle, lane), outbound in self.paths.items():
             path = next((each for each in self._open.of(peer_handle) if each.remote_lane == lane), None)
-            if path is not None:
-                outbound.path = path
+            if path is outbound.path:
                 continue
             self._busy.pop(outbound, None)
             peer = self._peer(peer_handle)
@@ -125,6 +122,8 @@ class OutboundPeers:
             peer.size += sum(len(each.sealed) for each in taken)
             if taken:
                 self._waiting[peer] = None
+            if path is not None:
+                outbound.use(path)
         for peer in self._by_handle.values():
             peer.routes.clear()
         self._busy.update(dict.fromkeys(self._open_paths()))  # a path may carry segments of another size
@@ -151,7 +150,7 @@ class OutboundPeers:
             key = peer.peer_handle, path.remote_lane
             found = self.paths.get(key)
             if found is None:
-                found = OutboundPath(path, self._segmenter, self._memory, self._socket, self._counters, now)
+                found = OutboundPath(path, self._segmenter, self._memory, self._counters, now)
                 self.paths[key] = found
         if len(peer.routes) >= ROUTES_MOST:
             peer.routes.clear()

@@ -144,7 +144,7 @@ def test_a_path_that_takes_the_place_of_another_one_goes_on_with_its_sequence(ma
     run.until(lambda: len(run.far[path].blocks) == 1 and run.sender.drained())
     last = run.far[path].fields[-1][0]
     run.paths.close(path)
-    other = Path(path.session, path.remote_lane)
+    other = Path(path.session, path.remote_lane, run.segments)
     far = run.far[other] = FarEnd(path.session)
     other.address, other.segment_most = far.address, path.segment_most
     run.paths.open(other)
