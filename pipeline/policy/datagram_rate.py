@@ -37,7 +37,8 @@ The usual losses of the path count for nothing: `path_losses.py` tells them from
 what passed, as if they had come. The ceiling of that is what came, divided by one less the usual share. A path that
 became slower shows in two round trips below half of the rate. Then the greatest rate is that of those two.
 
-With nothing heard for three round trips and 100 ms, all that is under way counts as lost, and a few segments try.
+With nothing heard for three round trips and 100 ms, all that is under way counts as lost, and a few segments try. Of
+the time between two ticks LOOK_NS at most count: beyond, this end did not run.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ FREE_NS = 30 * SECOND
 NO_CEILING = 1 << 50
 SILENT_ROUND_TRIPS = 3
 SILENT_NS = 100_000_000
+LOOK_NS = 60_000_000
 
 
 class RateControl:
@@ -124,6 +126,7 @@ class RateControl:
         self._free_until = now
         self._stubborn = 0
         self._lost_much = False
+        self._ticked_at = 0
 
     @property
     def under_way(self) -> int:
@@ -159,6 +162,10 @@ class RateControl:
     def on_tick(self, now: int) -> None:
         """Call it now and then, at least as often as nothing is sent or heard for a while."""
         sample = self._samples
+        missed = now - (self._ticked_at or now) - LOOK_NS
+        self._ticked_at = now
+        if missed > 0:
+            sample.heard_at = min(now, sample.heard_at + missed)
         if sample.under_way and now - sample.heard_at > SILENT_ROUND_TRIPS * self.round_trip + SILENT_NS:
             sample.give_up(now)
             self.window = LEAST_WINDOW

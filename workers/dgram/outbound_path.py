@@ -55,6 +55,7 @@ FULL_NS = MS // 2  # until the kernel is asked again that has no room
 REFUSED_NS = 10 * MS  # and one that has refused a burst
 TICK_NS = 10 * MS
 TAIL_MOST_NS = SECOND
+MUCH_LOST = 0.1  # a policer lets bursts through, so the rate seems to be higher than it is
 COPIES_WAIT_MOST = 262_144  # bytes of copies
 
 _SEGMENTS = ID["dgram.segments_sent"]
@@ -98,6 +99,7 @@ class OutboundPath:
         self._now = now
         self._next_at = now  # when the pace lets bulk go
         self._pause_until = 0  # the kernel takes nothing
+        self._had_bulk = False  # since is_limit was asked
         self._is_held = False  # the window was full since the last burst
         self._tail_ns = 0  # how long the tail waits, after it went out again; 0: it did not
         self._next_tick = now
@@ -121,6 +123,11 @@ class OutboundPath:
     def is_usable(self) -> bool:
         return self._segment_most > 0 and self.path.is_open
 
+    def is_limit(self) -> bool:
+        """Whether the path is what limits bulk now: some waits here, or much of what was sent lately is lost."""
+        had_bulk, self._had_bulk = self._had_bulk, False
+        return self.more or bool(self._bulk) or (had_bulk and self._plan.loss.loss >= MUCH_LOST)
+
     @property
     def takes_light(self) -> bool:
         return self.is_usable and len(self._light) < LIGHT_MOST
@@ -132,6 +139,7 @@ class OutboundPath:
         light = bool(stream & 1)
         if not light:
             self._plan.bulk += size
+            self._had_bulk = True
         if size <= row_most:
             kept = KeptBlock(stream, number, epoch, size, row=bytes(sealed))
             copies = (self._plan.copies or self._pay_copy(size, now)) if light else 0

@@ -41,6 +41,7 @@ from pipeline.shm.layout import (
     PEER_INDEX_MASK,
     RECORD_WORDS,
 )
+from workers.dgram.bulk_choice import BulkChoice
 from workers.dgram.outbound_path import OutboundPath
 from workers.dgram.path import Paths
 from workers.dgram.returned_blocks import ReturnedBlocks
@@ -93,6 +94,7 @@ class OutboundPeers:
         self._queue_bytes = settings.peer_queue_bytes
         self._hold_ns = int(settings.hold * 1e9)
         self._returned = ReturnedBlocks(attachment) if settings.carrier == "auto" else None
+        self._choice = BulkChoice(self._table, self._words)
         self._open = paths
         self._version = -1
         self._segmenter = Segmenter(Codec(), attachment.process, PARTS_MAX * (DATA_SHARDS_MAX + PARITY_SHARDS_MAX))
@@ -271,8 +273,11 @@ class OutboundPeers:
             self._count(path)
             if not path.path.is_open and not self._is_current(key[0]):
                 del self.paths[key]
+        limited: dict[int, bool] = {}
         for path in self._open_paths():
-            at = (path.path.peer_handle & PEER_INDEX_MASK) * RECORD_WORDS
+            handle = path.path.peer_handle
+            limited[handle] = path.is_limit() or limited.get(handle, False)
+            at = (handle & PEER_INDEX_MASK) * RECORD_WORDS
             pace[at] = pace.get(at, 0) + int(path.feedback.rate.pacing_rate)
             self._words[at + DATAGRAM_ROUND_TRIP] = path.feedback.smoothed // 1000
             cut = path.cut_of(FULL_BLOCK)
@@ -283,6 +288,8 @@ class OutboundPeers:
                 self._drop(peer, len(peer.light) + len(peer.bulk), _DROPPED_NO_PATH)
                 del self._by_handle[peer_handle]
                 self._waiting.pop(peer, None)
+        if self._returned is not None:
+            self._choice.update(limited, now)
         if self._memory.used:
             self._used_at = now
         elif self._memory.kept and now - self._used_at > TRIM_NS:

@@ -211,8 +211,7 @@ class PathControl:
         if path.doubted:
             path.doubted = False
             carrier.doubt()
-        if has_read_all:
-            carrier.update(path.outstanding_since, now, rtt)
+        carrier.update(path.outstanding_since, now, rtt, has_read_all)
         if carrier.status.state is State.DARK:
             self._doubt()
         if self._late is not None and now >= self._late[0]:
