@@ -80,6 +80,8 @@ COUNTERS = (
     Counter(218, "tun.dropped_not_reachable", IN, "packets from peer to peer that may_reach does not allow"),
     Counter(219, "tun.dropped_unguarded", IN, "packets for the kernel from peers with rules, while the firewall table "
             "that has their rules is missing"),
+    Counter(220, "tun.blocks_unneeded", IN, "sealed blocks that came in datagrams and by TCP: nobody had reported "
+            "them, so they were sent again"),
     Counter(32, "tcp.frames_sent", OUT, "frames with packets or shards written to connections"),
     Counter(33, "tcp.bytes_sent", OUT, "wire bytes written to connections"),
     Counter(34, "tcp.keepalives_sent", OUT, "keepalive frames sent"),
@@ -215,10 +217,10 @@ COUNTERS = (
     Counter(286, "dgram.paths_opened", IN, "times that a path to a peer was opened"),
     Counter(287, "dgram.paths_closed", IN, "times that a path to a peer was closed"),
     Counter(288, "dgram.ring_full_waits", IN, "times datagrams were left in the socket, as the arrived ring was full"),
-    Counter(290, "dgram.fake_flows_opened", IN, "fake flows that were opened"),
-    Counter(291, "dgram.fake_flows_reset", IN, "resets of fake flows; each makes the client open another one"),
-    Counter(292, "dgram.fake_flows_refused", IN, "fake flows that came to nothing, or were closed for want of room"),
-    Counter(293, "dgram.fake_acks_sent", IN, "acknowledgements without payload, on fake flows"),
+    Counter(290, "dgram.flows_fake_opened", IN, "fake flows that were opened"),
+    Counter(291, "dgram.flows_fake_ended", IN, "resets of fake flows that fit; each makes the client open another one"),
+    Counter(292, "dgram.flows_fake_refused", IN, "fake flows that came to nothing, or were closed for want of room"),
+    Counter(293, "dgram.acks_fake_sent", IN, "acknowledgements without payload, on fake flows"),
     Counter(294, "dgram.dropped_segment_no_flow", IN, "TCP packets at our port that belong to no fake flow"),
     Counter(295, "dgram.dropped_segment_outside", IN, "segments with numbers outside the window of their fake flow"),
     Counter(296, "dgram.dropped_segment_flags", IN, "segments with flags that no end of a fake flow sends"),

@@ -73,7 +73,7 @@ _TWO = struct.Struct(">II")
 _FLAGS = ID["dgram.dropped_segment_flags"]
 _OUTSIDE = ID["dgram.dropped_segment_outside"]
 _DAMAGED = ID["dgram.dropped_segment_damaged"]
-_RESET = ID["dgram.fake_flows_reset"]
+_RESET = ID["dgram.flows_fake_ended"]
 
 
 FlowLock = AbstractContextManager[object]

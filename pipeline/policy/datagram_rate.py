@@ -5,7 +5,8 @@ of the last ten round trips, and the shortest round trip of the last ten seconds
 bytes that fill the path without a queue.
 
     phase     pace    window   until
-    STARTUP   2.77    2        the rate has not grown by a quarter in three round trips
+    STARTUP   2.77    2        the rate has not grown by a quarter in three round trips. Those count in which it was
+                               limited by the path, or too much was lost: a short queue lets nothing wait here
     DRAIN     0.36    2        what is under way fits the flight
     CRUISE    1       2        six times the shortest round trip; two seconds or more after yielding
     UP        1.25    2.5      that long, and a queue of a quarter of a flight
@@ -36,7 +37,8 @@ The usual losses of the path count for nothing: `path_losses.py` tells them from
 what passed, as if they had come. The ceiling of that is what came, divided by one less the usual share. A path that
 became slower shows in two round trips below half of the rate. Then the greatest rate is that of those two.
 
-With nothing heard for three round trips and 100 ms, all that is under way counts as lost, and a few segments try.
+With nothing heard for three round trips and 100 ms, all that is under way counts as lost, and a few segments try. Of
+the time between two ticks LOOK_NS at most count: beyond, this end did not run.
 """
 
 from __future__ import annotations
@@ -86,6 +88,7 @@ FREE_NS = 30 * SECOND
 NO_CEILING = 1 << 50
 SILENT_ROUND_TRIPS = 3
 SILENT_NS = 100_000_000
+LOOK_NS = 60_000_000
 
 
 class RateControl:
@@ -122,6 +125,8 @@ class RateControl:
         self._wait_until = now
         self._free_until = now
         self._stubborn = 0
+        self._lost_much = False
+        self._ticked_at = 0
 
     @property
     def under_way(self) -> int:
@@ -157,6 +162,10 @@ class RateControl:
     def on_tick(self, now: int) -> None:
         """Call it now and then, at least as often as nothing is sent or heard for a while."""
         sample = self._samples
+        missed = now - (self._ticked_at or now) - LOOK_NS
+        self._ticked_at = now
+        if missed > 0:
+            sample.heard_at = min(now, sample.heard_at + missed)
         if sample.under_way and now - sample.heard_at > SILENT_ROUND_TRIPS * self.round_trip + SILENT_NS:
             sample.give_up(now)
             self.window = LEAST_WINDOW
@@ -174,11 +183,11 @@ class RateControl:
 
     def _follow_losses(self, now: int) -> None:
         sample, losses = self._samples, self._losses
-        self._met_none |= losses.add(
-            sample, self.round_trip, slow=sample.sent_in in (DOWN, DRAIN), counts=sample.sent_at > self._yielded_at
-        )
+        slow = sample.sent_in in (DOWN, DRAIN) or (sample.sent_in == CRUISE and self.shared and now > self._free_until)
+        self._met_none |= losses.add(sample, self.round_trip, slow=slow, counts=sample.sent_at > self._yielded_at)
         if sample.new_round:
-            if self.phase >= CRUISE and now > self._free_until and losses.excess(self.round_trip):
+            self._lost_much = losses.excess(self.round_trip)
+            if self.phase >= CRUISE and now > self._free_until and self._lost_much:
                 self._yield(now)
             losses.begin_round()
 
@@ -233,7 +242,7 @@ class RateControl:
         flight = self.rate * self.round_trip / SECOND
         lasted = now - self._phase_at
         if phase == STARTUP:
-            if self._samples.new_round and not limited:
+            if self._samples.new_round and (not limited or self._lost_much):
                 self._look_whether_full(now)
         elif phase == SHORT:
             if lasted > max(SHORT_NS, 2 * self.round_trip):

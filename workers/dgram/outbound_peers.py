@@ -41,10 +41,10 @@ from pipeline.shm.layout import (
     PEER_INDEX_MASK,
     RECORD_WORDS,
 )
+from workers.dgram.bulk_choice import BulkChoice
 from workers.dgram.outbound_path import OutboundPath
 from workers.dgram.path import Paths
 from workers.dgram.returned_blocks import ReturnedBlocks
-from workers.dgram.segment_socket import SegmentSocket
 
 MEMORY_MOST = 64 << 20  # bytes of all trains of a worker
 TRIM_NS = 10_000_000_000  # without a train, until memory goes back to the system
@@ -86,7 +86,7 @@ class OutboundPeer:
 class OutboundPeers:
     """`paths`: all on which something was sent. One that is closed stays while its session lasts: sequences go on."""
 
-    def __init__(self, attachment: Attachment, paths: Paths, socket: SegmentSocket, now: int) -> None:
+    def __init__(self, attachment: Attachment, paths: Paths, now: int) -> None:
         settings = attachment.settings
         self._table = attachment.peer_table
         self._words = attachment.peer_table.datagrams_out[attachment.worker.lane]
@@ -94,9 +94,9 @@ class OutboundPeers:
         self._queue_bytes = settings.peer_queue_bytes
         self._hold_ns = int(settings.hold * 1e9)
         self._returned = ReturnedBlocks(attachment) if settings.carrier == "auto" else None
+        self._choice = BulkChoice(self._table, self._words)
         self._open = paths
         self._version = -1
-        self._socket = socket
         self._segmenter = Segmenter(Codec(), attachment.process, PARTS_MAX * (DATA_SHARDS_MAX + PARITY_SHARDS_MAX))
         self._memory = BufferPool(MEMORY_MOST)
         self._used_at = now
@@ -114,8 +114,7 @@ class OutboundPeers:
         self._version = self._open.version
         for (peer_handle, lane), outbound in self.paths.items():
             path = next((each for each in self._open.of(peer_handle) if each.remote_lane == lane), None)
-            if path is not None:
-                outbound.path = path
+            if path is outbound.path:
                 continue
             self._busy.pop(outbound, None)
             peer = self._peer(peer_handle)
@@ -125,6 +124,8 @@ class OutboundPeers:
             peer.size += sum(len(each.sealed) for each in taken)
             if taken:
                 self._waiting[peer] = None
+            if path is not None:
+                outbound.use(path)
         for peer in self._by_handle.values():
             peer.routes.clear()
         self._busy.update(dict.fromkeys(self._open_paths()))  # a path may carry segments of another size
@@ -151,7 +152,7 @@ class OutboundPeers:
             key = peer.peer_handle, path.remote_lane
             found = self.paths.get(key)
             if found is None:
-                found = OutboundPath(path, self._segmenter, self._memory, self._socket, self._counters, now)
+                found = OutboundPath(path, self._segmenter, self._memory, self._counters, now)
                 self.paths[key] = found
         if len(peer.routes) >= ROUTES_MOST:
             peer.routes.clear()
@@ -272,8 +273,11 @@ class OutboundPeers:
             self._count(path)
             if not path.path.is_open and not self._is_current(key[0]):
                 del self.paths[key]
+        limited: dict[int, bool] = {}
         for path in self._open_paths():
-            at = (path.path.peer_handle & PEER_INDEX_MASK) * RECORD_WORDS
+            handle = path.path.peer_handle
+            limited[handle] = path.is_limit() or limited.get(handle, False)
+            at = (handle & PEER_INDEX_MASK) * RECORD_WORDS
             pace[at] = pace.get(at, 0) + int(path.feedback.rate.pacing_rate)
             self._words[at + DATAGRAM_ROUND_TRIP] = path.feedback.smoothed // 1000
             cut = path.cut_of(FULL_BLOCK)
@@ -284,6 +288,8 @@ class OutboundPeers:
                 self._drop(peer, len(peer.light) + len(peer.bulk), _DROPPED_NO_PATH)
                 del self._by_handle[peer_handle]
                 self._waiting.pop(peer, None)
+        if self._returned is not None:
+            self._choice.update(limited, now)
         if self._memory.used:
             self._used_at = now
         elif self._memory.kept and now - self._used_at > TRIM_NS:

@@ -19,7 +19,7 @@ Pure; owned by the outbound duty.
 
 from __future__ import annotations
 
-from pipeline.policy.datagram_rate import RateControl
+from pipeline.policy.datagram_rate import STARTUP, RateControl
 from pipeline.wire.control_datagram import Counts
 from workers.dgram.cut_plan import CutPlan, growth
 from workers.dgram.sent_log import SentLog
@@ -51,10 +51,11 @@ class PathFeedback:
         self.smoothed = 0
         self.highest = self.sequence - 1  # sequence that was reported
         self.lost_until = 0
-        self._first, self._sent_before, self._lost_before = self.sequence, self.sent, self.lost
+        self._first, self._sent_before = self.sequence, self.sent
         self._log = SentLog(now, self.sequence - 1)
         self._is_new = True  # no report has come
         self._marked = 0
+        self._missing = 0  # segments, of those that have passed
         self._passed = 0  # bytes
         self._received = 0.0  # bytes
         self._mean = 0.0  # bytes of a segment
@@ -89,11 +90,11 @@ class PathFeedback:
         passed = self._log.pass_by(highest)
         self._mean = (passed - self._passed) / segments
         self.highest, self._passed = highest, passed
+        self._missing += segments - received
         self._received = min(passed, self._received + received * self._mean)
         round_trip = max(1, now - hold - self._log.passed_ns)
         self.smoothed += (round_trip - self.smoothed) // SMOOTHED if self.smoothed else round_trip
-        lost = max(0, self.lost - self._lost_before)
-        self.rate.on_report(now, int(self._received), highest - self._first, hold, self._marked, lost)
+        self.rate.on_report(now, int(self._received), highest - self._first, hold, self._marked, self._missing)
         self.lost_until = self._log.passed_ns + hold - self.patience_ns
         return True
 
@@ -117,7 +118,9 @@ class PathFeedback:
 
     def tick(self, segment_bytes: int, now: int) -> None:
         self.rate.on_tick(now)
-        self.plan.update(now, self.rate.pacing_rate, segment_bytes, self.smoothed)
+        rate = self.rate
+        known = 0.0 if rate.phase == STARTUP else rate.rate
+        self.plan.update(now, rate.pacing_rate, segment_bytes, self.smoothed, known)
         if now - self._impatient_at > PATIENCE_KEPT_NS:
             self._impatient_at = now
             self._patience_ns //= 2

@@ -124,7 +124,9 @@ def share_secrets(server: End, client: End, peer: int = 0, port: int = 0) -> Non
         peer_handle = end.memory.peer_table.peer_handle(index)
         assert peer_handle
         end.datagrams.secrets.write(
-            DatagramSecrets(peer_handle, AES_256_GCM, where.host, where.port, send, receive, where.scope)
+            DatagramSecrets(
+                peer_handle, AES_256_GCM, where.host, where.port, send, receive, where.scope, where.fake_tcp_port
+            )
         )
 
 

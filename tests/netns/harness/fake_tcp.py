@@ -230,12 +230,15 @@ def add_client(node: Namespace, server: tuple[str, int], lane: int = 0, lanes: i
     """It is connected when this returns."""
     version, protocol, family = (6, ETH_P_IPV6, socket.AF_INET6) if ":" in server[0] else (4, ETH_P_IP, socket.AF_INET)
     program = filters.tap_of_client(version, socket.inet_pton(family, server[0]), server[1], lane, lanes)
-    end = End(
-        node,
-        lambda counters: ClientFakeTcp({protocol: open_tap(protocol, program)}, server, 0, lane, lanes, counters),
-    )
+
+    def made(counters: memoryview) -> ClientFakeTcp:
+        fake = ClientFakeTcp({protocol: open_tap(protocol, program)}, server, 0, lane, lanes, counters)
+        fake.is_wanted = True
+        return fake
+
+    end = End(node, made)
     try:
-        eventually(lambda: end.count("dgram.fake_flows_opened") == 1, 10, "a fake flow")
+        eventually(lambda: end.count("dgram.flows_fake_opened") == 1, 10, "a fake flow")
     except AssertionError:
         end.close()
         raise

@@ -317,7 +317,7 @@ def test_a_packet_that_cannot_be_of_the_flow_costs_a_counter(counter: str, chang
 
 def test_a_reset_that_may_be_real_is_noted_and_changes_nothing_else() -> None:
     client, server = pair()
-    assert client.take(arrived(client, flags=RST, sequence=client.received), 9) == ID["dgram.fake_flows_reset"]
+    assert client.take(arrived(client, flags=RST, sequence=client.received), 9) == ID["dgram.flows_fake_ended"]
     assert client.was_reset
     pass_on(server, client, server.header(10, 10, 0), bytes(10))
 

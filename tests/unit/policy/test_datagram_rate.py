@@ -245,6 +245,17 @@ def test_silence_gives_up_what_is_under_way_and_tries_with_a_few_segments() -> N
     assert control.window > LEAST_WINDOW
 
 
+def test_a_pause_of_this_end_is_no_silence() -> None:
+    control = RateControl(MS)
+    control.on_tick(MS)
+    control.on_sent(2 * MS, control.window, 9, False)
+    control.on_tick(500 * MS)
+    assert control.under_way == control.window
+    for now in range(510, 710, 10):
+        control.on_tick(now * MS)
+    assert control.under_way == 0
+
+
 def test_reports_of_nonsense_leave_a_rate_and_a_window() -> None:
     draw = random.Random(1)
     control = RateControl(0)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pipeline.runtime.link_paths import Paths
 from pipeline.runtime.link_view import ConnectionRef, LinkView
 from pipeline.shm.layout import (
+    DATAGRAM_BULK_BY_TCP,
     DATAGRAM_PATH,
     DATAGRAM_RECEIVED_BYTES,
     LINK_RECEIVED_BYTES,
@@ -362,6 +363,20 @@ def test_a_path_that_opens_or_closes_and_a_session_that_ends_are_seen_at_once(da
         consumers.append(view.state(PEER).bulk_consumer)
         assert of_tcp.state(PEER).bulk_consumer == LANE
     assert consumers == [LANE, 3 + LANE, LANE, 3 + LANE, LANE]
+
+
+def test_where_bulk_goes_by_tcp_it_is_coded_as_ever_and_light_blocks_stay_with_datagrams(datagram_run: Run) -> None:
+    paths(datagram_run, HANDLE, HANDLE, HANDLE)
+    view, of_tcp = (LinkView(datagram_run.attach(f"tun-{LANE}"), datagrams) for datagrams in (True, False))
+    words = datagram_run.memory.peer_table.datagrams_out
+    for lane, handle, is_by_tcp in ((LANE + 1, HANDLE, False), (LANE, HANDLE_BEFORE, False), (LANE, HANDLE, True)):
+        words[lane][PEER * RECORD_WORDS + DATAGRAM_BULK_BY_TCP] = handle
+        state, tcp = view.state(PEER), of_tcp.state(PEER)
+        assert state.light_consumer == 3 + LANE and state.copies == -1
+        assert state.bulk_consumer == (tcp.bulk_consumer if is_by_tcp else 3 + LANE)
+        assert (state.parity, state.is_coded) == ((tcp.parity, tcp.is_coded) if is_by_tcp else (0, False))
+    words[LANE][PEER * RECORD_WORDS + DATAGRAM_BULK_BY_TCP] = 0
+    assert view.state(PEER).bulk_consumer == 3 + LANE
 
 
 def test_bytes_in_datagrams_are_no_news(datagram_run: Run) -> None:

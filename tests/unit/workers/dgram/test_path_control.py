@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 
@@ -15,7 +16,7 @@ from pipeline.sealing.datagram_seal import OVERHEAD
 from pipeline.shm.datagram_secrets import DatagramSecrets
 from pipeline.wire import control_datagram
 from pipeline.wire.control_datagram import PROBE_LEAST, Answer, Probe, pack_probe
-from workers.dgram.path import Path
+from workers.dgram.path import Path, SegmentSender
 from workers.dgram.path_control import PathControl, Way
 from workers.dgram.sessions import Session
 
@@ -23,6 +24,7 @@ MS = 1_000_000
 SECOND = 1000 * MS
 SERVER = Address("192.0.2.1", 443)
 CLIENT = Address("198.51.100.7", 5555)
+SEGMENTS = cast("SegmentSender", None)
 SESSION = Session(DatagramSecrets(256, 1, bytes(16), 0, bytes(32), bytes(32)))
 
 
@@ -42,9 +44,9 @@ class Ends:
         self.sent: list[tuple[bool, int, int]] = []  # to the server, size, type
         self.count = {True: 0, False: 0}
         self.client = PathControl(
-            Path(SESSION, 0), "auto", self._sender(True), self.now, (SERVER, Way(("server",), []))
+            Path(SESSION, 0, SEGMENTS), "auto", self._sender(True), self.now, (SERVER, Way(("server",), []))
         )
-        self.server = PathControl(Path(SESSION, 0), "auto", self._sender(False), self.now)
+        self.server = PathControl(Path(SESSION, 0, SEGMENTS), "auto", self._sender(False), self.now)
 
     def _sender(self, to_server: bool) -> Callable[[Path, bytes, Way], int]:
         def send(path: Path, body: bytes, way: Way) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
@@ -11,7 +12,7 @@ from pipeline.counters import ID
 from pipeline.sealing.datagram_seal import ControlWindows
 from pipeline.shm.datagram_secrets import DatagramSecrets, DatagramSecretTable
 from tests.harness.sealed_lane import handle, words
-from workers.dgram.path import Path, Paths
+from workers.dgram.path import Path, Paths, SegmentSender
 from workers.dgram.sessions import CONTROL, DATA, LOOK_NS, Session, Sessions
 
 CAPACITY = 3
@@ -118,8 +119,9 @@ def test_while_a_record_is_written_the_session_stays_as_it_is(table: DatagramSec
 
 
 def test_the_open_paths_to_a_peer_are_in_the_order_of_its_lanes() -> None:
-    session = Session(secrets(handle(1)))
-    first, second, other = Path(session, 0), Path(session, 1), Path(Session(secrets(handle(2, 1))), 0)
+    session, segments = Session(secrets(handle(1))), cast("SegmentSender", None)
+    first, second = Path(session, 0, segments), Path(session, 1, segments)
+    other = Path(Session(secrets(handle(2, 1))), 0, segments)
     paths = Paths()
     for each in (second, first, other, first):
         paths.open(each)
