@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from pipeline.wire.control_datagram import PROBE_LEAST, Answer, Arrivals, Counts
 from tests.fuzz.byte_source import ByteSource, chunk
 from workers.dgram.control import Sender
 from workers.dgram.kept_blocks import KeptBlock, KeptBlocks
-from workers.dgram.path import Path
+from workers.dgram.path import Path, SegmentSender
 from workers.dgram.path_control import PathControl, Way
 from workers.dgram.path_feedback import PathFeedback
 from workers.dgram.reception import SEGMENTS_MOST, Reception
@@ -49,6 +50,7 @@ MS = 1_000_000
 STEP_NS = 100 * MS
 SESSION = Session(DatagramSecrets(256, 1, bytes(16), 0, bytes(32), bytes(32)))
 MASK = SESSION.receive_mask(SEGMENTS_MOST)
+SEGMENTS = cast("SegmentSender", None)
 CODEC = Codec()
 SEGMENTER = Segmenter(CODEC, SENDER, 512)
 _MADE = struct.Struct(">BhHHBBBBB")  # stream, block, size, first, count, m, rows, step, which bytes
@@ -68,7 +70,7 @@ class Receiver:
         counters, words = (
             memoryview(bytearray(8 * each)).cast("Q") for each in (320, (SESSION.peer + 1) * RECORD_WORDS)
         )
-        control = PathControl(Path(SESSION, 0), "auto", lambda path, body, way: 0, self.now)
+        control = PathControl(Path(SESSION, 0, SEGMENTS), "auto", lambda path, body, way: 0, self.now)
         self.sender = Sender(control, ArrivalCounts(SENDER), SESSION)
         self.reception = Reception(SESSION, {SENDER: self.sender}, CODEC, counters, words, True)
         self._slot = memoryview(bytearray(shard.RUN_BYTES + shard.BLOCK_BYTES_MAX))
@@ -287,7 +289,9 @@ class Ends:
             each.note_sent(10 * place + 9, self.now)
             self.feedback.on_sent(10, 12_000, False, self.now + place * MS)
         server = SERVER, Way(("server",), [])
-        self.controls = [PathControl(Path(SESSION, 0), "auto", self._send, self.now, each) for each in (server, None)]
+        self.controls = [
+            PathControl(Path(SESSION, 0, SEGMENTS), "auto", self._send, self.now, each) for each in (server, None)
+        ]
 
     def _send(self, path: Path, body: bytes, way: Way) -> int:
         probe = control_datagram.parse(memoryview(body))

@@ -4,7 +4,7 @@
     datagrams.probe()                            ask whether the way is open
     datagrams.send(packet, ...)                  packets in a block, in one segment; also send_block, send_segments
     datagrams.receive_packets(seconds)           bare IP packets; meanwhile it answers probes, and reports what comes
-    datagrams.receive(seconds, until)            the same, until a condition holds
+    datagrams.receive(seconds, until)            take what comes until a condition holds
 
 `drops(segment)` says which segments count as lost on their way to it. It blocks, with a deadline for each step. A
 Violation is an act of the server that the document forbids.
