@@ -21,9 +21,7 @@ def measured(main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str
     return result
 
 
-def test_ours_and_a_bare_flow_share_a_link(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ours_and_a_bare_flow_share_a_link(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     machines = congestion.DEFAULT.read_text().strip()  # a test may set no other: it is in a network of its own
     monkeypatch.setattr(coexist, "INSIDE", machines)
     monkeypatch.setattr(coexist, "OTHERS", (machines,))
