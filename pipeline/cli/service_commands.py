@@ -96,7 +96,7 @@ def _allow_fake_tcp(root: Path, name: str, remove: bool) -> int:
 
 
 def _found(root: Path, wanted: dict[str, str]) -> dict[Path, str]:
-    """What is in the place of these files. LocalError if another has put it there."""
+    """The files in the place of these. LocalError if one is another's."""
     from pipeline.service import unit
 
     found = {root / path: _read(root / path) for path in wanted}
@@ -115,7 +115,7 @@ def _write_changed(root: Path, wanted: dict[str, str], found: dict[Path, str]) -
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """What becomes of files."""
+    """Errors of files are errors of ours."""
     try:
         yield
     except PermissionError as error:
