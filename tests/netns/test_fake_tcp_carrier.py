@@ -139,6 +139,27 @@ def test_a_flow_inside_survives_the_death_of_a_dgram_worker(lab: Lab, tmp_path: 
         assert {name for name, count in end.restarts().items() if count} == {"dgram-0"}
 
 
+def test_with_several_lanes_at_both_ends_and_udp_blocked_each_lane_has_a_flow(lab: Lab, tmp_path: Path) -> None:
+    with Hub(lab, tmp_path, carrier="auto", lanes=2) as hub, wall(hub.node, UDP):
+        client = hub.join(lab["one"], carrier="auto", lanes=2)
+        eventually(lambda: client.counter("dgram.flows_fake_opened") == 2, 20, "a flow of each lane")
+        eventually(lambda: _passes(client, hub), 20, "a path of datagrams both ways")
+        before = on_connections(client) + on_connections(hub.server)
+        transfer(client, hub.server, streams=4, size=2 * MIB)
+        transfer(hub.server, client, streams=4, size=2 * MIB)
+        assert on_connections(client) + on_connections(hub.server) - before < 200_000
+
+
+def test_a_reload_that_replaces_all_workers_costs_no_byte(lab: Lab, tmp_path: Path) -> None:
+    with Hub(lab, tmp_path, carrier="faketcp") as hub:
+        client = joined(hub, lab["one"])
+        with Flow(client, hub.server) as flow:
+            flow.wait_for(MIB)
+            hub.configure(anew=True, idle="spin-then-block")
+            flow.wait_for(2 * MIB)
+        eventually(lambda: _passes(client, hub), what="a path of datagrams both ways")
+
+
 def test_a_client_with_another_address_is_followed(lab: Lab, tmp_path: Path) -> None:
     with Hub(lab, tmp_path, carrier="faketcp") as hub:
         client = joined(hub, lab["one"])
@@ -217,9 +238,8 @@ def test_a_nat_and_a_firewall_that_follows_windows_see_a_clean_conversation(
 def test_behind_a_link_of_1400_bytes_segments_are_as_small_as_they_have_to_be(routed: Routed, tmp_path: Path) -> None:
     """And the router says nothing of it."""
     ip(routed.router, "link set near mtu 1400")
-    routed.router.run(
-        ["nft", "add", "rule", "inet", "lab", "forward", "icmp", "type", "destination-unreachable", "drop"]
-    )
+    silent = "chain own { type filter hook output priority 0; icmp type destination-unreachable drop\n }"
+    routed.router.run(["nft", "-f", "-"], input=f"table inet silent {{\n {silent}\n }}\n")
     with Hub(cast("Lab", routed), tmp_path, carrier="faketcp") as hub:
         client = joined(hub, routed.client)
         transfer(client, hub.server, streams=1, size=2 * MIB)
