@@ -56,9 +56,9 @@ def _try_datagrams(config: Config) -> Finding:
 
 def _try_fake_tcp(config: Config) -> Finding:
     """Have its sockets for a moment."""
-    port = config.fake_tcp_port_beside(config.listen_endpoint.port)
     try:
         with closing(listen(config.listen_endpoint)) as listener:
+            port = config.fake_tcp_port_beside(listener.getsockname()[1])
             ServerFakeTcpSockets(listener, port, config.lanes).close()
     except PermissionDenied as error:
         return _without(config, str(error), f"Run as root; {RIGHT_BY_SYSTEMD}")
