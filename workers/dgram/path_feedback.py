@@ -55,7 +55,7 @@ class PathFeedback:
         self.smoothed = 0
         self.highest = self.sequence - 1  # sequence that was reported
         self.lost_until = 0
-        self._first, self._sent_before = self.sequence, self.sent
+        self._first, self._sent_before, self._lost_before = self.sequence, self.sent, self.lost
         self._log = SentLog(now, self.sequence - 1)
         self._large = LargeSegments(now, self.sequence - 1)
         self.is_size_doubted = False
@@ -102,7 +102,9 @@ class PathFeedback:
         self._received = min(passed, self._received + received * self._mean)
         round_trip = max(1, now - hold - self._log.passed_ns)
         self.smoothed += (round_trip - self.smoothed) // SMOOTHED if self.smoothed else round_trip
-        self.rate.on_report(now, int(self._received), highest - self._first, hold, self._marked, self._missing)
+        lost = max(0, self.lost - self._lost_before)
+        received = int(self._received)
+        self.rate.on_report(now, received, highest - self._first, hold, self._marked, lost, self._missing)
         self.lost_until = self._log.passed_ns + hold - self.patience_ns
         return True
 
