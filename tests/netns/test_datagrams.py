@@ -115,7 +115,12 @@ def test_with_udp_nothing_goes_by_connections_while_no_datagram_passes(lab: Lab,
         client = joined(hub, lab["one"], "udp")
         with wall(hub.node, UDP), wall(client.node, UDP):
             eventually(lambda: not reaches(client.node, hub.server.address, count=1, seconds=0.3), what="the wall")
+            before = on_connections(client) + on_connections(hub.server)
             assert not reaches(client.node, hub.server.address, count=1, seconds=2)
+            for node, address in ((client.node, hub.server.address), (hub.node, client.address)):
+                for _ in range(5):
+                    assert not reaches(node, address, count=1, seconds=0.2)
+            assert on_connections(client) + on_connections(hub.server) == before
             assert established(client) == 8
         eventually(lambda: reaches(client.node, hub.server.address, count=1, seconds=0.3), 20, "datagrams again")
 

@@ -59,6 +59,10 @@ _DROPPED_NO_PATH = ID["dgram.dropped_no_path"]
 _DROPPED_FULL = ID["dgram.dropped_peer_full"]
 
 
+RESUMED_SHARE = 0.8
+"""Of the pace of a predecessor: it may have been looking for a higher rate (UP of pipeline.policy.datagram_rate)."""
+
+
 class Waiting(NamedTuple):
     stream: int
     number: int
@@ -94,6 +98,10 @@ class OutboundPeers:
         self._queue_bytes = settings.peer_queue_bytes
         self._hold_ns = int(settings.hold * 1e9)
         self._returned = ReturnedBlocks(attachment) if settings.carrier == "auto" else None
+        self._left = {
+            at: (self._words[at + DATAGRAM_RATE], 1000 * self._words[at + DATAGRAM_ROUND_TRIP])
+            for at in range(0, len(self._words), RECORD_WORDS)
+        }  # pace and round trip of the process before
         self._choice = BulkChoice(self._table, self._words)
         self._open = paths
         self._version = -1
@@ -154,6 +162,9 @@ class OutboundPeers:
             if found is None:
                 found = OutboundPath(path, self._segmenter, self._memory, self._counters, now)
                 self.paths[key] = found
+                pace, round_trip = self._left.get(peer.record_at, (0, 0))
+                if path.is_resumed and pace and round_trip:
+                    found.feedback.resume(int(RESUMED_SHARE * pace / len(paths)), round_trip, now)
         if len(peer.routes) >= ROUTES_MOST:
             peer.routes.clear()
         peer.routes[stream] = found

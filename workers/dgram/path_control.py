@@ -126,6 +126,7 @@ class PathControl:
         Probes find out whether that holds. They also tell the other end from which process segments come now: it
         reports those of no other.
         """
+        self.path.is_resumed = True
         self._lead_to(address, way)
         self.carrier.due(now)
         self.carrier.answered(now)
