@@ -8,11 +8,12 @@ from typing import Any
 from pipeline.doctor.finding import Finding, note, ok, problem
 from pipeline.doctor.subject import Subject
 from pipeline.log import printable
+from pipeline.policy.carrier_order import NAMES, Kind
 
 LISTED_MAX = 3
 CURE = (
     "Let UDP pass on every firewall on the way, to the port that the server has for TCP. Where a network drops UDP, "
-    'connections carry everything with carrier "auto".'
+    'carrier "auto" goes by fake TCP, for which TCP to the fake_tcp_port of the server has to pass, or by connections.'
 )
 
 
@@ -25,14 +26,17 @@ def judge(peers: Sequence[dict[str, Any]]) -> list[Finding]:
     """`peers`: those that are connected, and with which datagrams could be used, as `status --json` has them."""
     if not peers:
         return []
-    others = [peer for peer in peers if peer["carrier"] != "udp"]
+    others = [peer for peer in peers if peer["carrier"] not in NAMES]
     if not others:
-        return [ok("blocks travel in datagrams")]
+        behind = [peer for peer in peers if peer["carrier"] == Kind.FAKE_TCP]
+        if not behind:
+            return [ok("blocks travel in datagrams")]
+        return [ok(f"blocks travel in datagrams, with {len(behind)} of {len(peers)} behind TCP headers")]
     named = "; ".join(f"{printable(peer['name'])}: {peer['datagrams']['reason']}" for peer in others[:LISTED_MAX])
     more = f"; and {len(others) - LISTED_MAX} more" if len(others) > LISTED_MAX else ""
     text = f"no datagrams with {len(others)} of {len(peers)} ({named}{more})"
     if any(peer["carrier"] == "none" for peer in others):
-        return [problem(f'{text}: with carrier "udp" nothing passes there', CURE)]
+        return [problem(f"{text}: carrier names datagrams alone, and nothing passes there", CURE)]
     if all(peer["datagrams"]["state"] == "off" for peer in others):
         return [ok(f"{text}: connections carry their blocks")]
     return [note(f"{text}: connections carry their blocks", CURE)]

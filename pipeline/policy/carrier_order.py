@@ -35,6 +35,9 @@ class Kind(StrEnum):
 
 
 WORDS = {Kind.UDP: "UDP", Kind.FAKE_TCP: "fake TCP"}
+NAMES = frozenset(kind.value for kind in Kind)
+"""Of the carriers that are datagrams, as observers show them."""
+
 KINDS: dict[str, tuple[Kind, ...]] = {
     "auto": (Kind.UDP, Kind.FAKE_TCP),
     Kind.UDP: (Kind.UDP,),

@@ -150,11 +150,14 @@ class RateControl:
         """A burst went out. `sent`: bytes ever; `highest`: its last sequence; `emptied`: nothing waits behind it."""
         self._samples.on_sent(now, sent, highest, emptied, self.phase)
 
-    def on_report(self, now: int, received: int, highest: int, hold: int, ce: int, lost: int) -> None:
-        """The peer has got so much, and the segment `highest` had come `hold` ns before it said so."""
+    def on_report(
+        self, now: int, received: int, highest: int, hold: int, ce: int, lost: int, missing: int | None = None
+    ) -> None:
+        """The peer has got so much, and the segment `highest` had come `hold` ns before it said so. `missing`: segments
+        up to that one that have not come, lost or not."""
         sample = self._samples
         gap = now - sample.heard_at
-        if not sample.on_report(now, received, highest, hold, ce, lost):
+        if not sample.on_report(now, received, highest, hold, ce, lost, lost if missing is None else missing):
             return
         self._follow_gaps(gap, now)
         self._follow_round_trip(sample.round_trip, now)

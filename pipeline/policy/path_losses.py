@@ -1,7 +1,8 @@
 """Losses of a path: those that it always has, and those that say that its queue is too long.
 
 Parity and repeats make up for the usual losses, so they must not slow a sender down. Losses of a full queue must.
-Two facts tell them apart: how long the round trip was, and how fast the lost segments were sent.
+Two facts tell them apart: how long the round trip was, and how fast the lost segments were sent. The usual losses are
+counted by what is missing: a loss is known for one some milliseconds later, when other segments are reported.
 
     usual     the share of losses among segments that were sent slowly and met no queue: in DRAIN, DOWN, and in CRUISE
               on a shared path. A policer has no queue either, but loses nothing that is sent slowly
@@ -55,7 +56,7 @@ class PathLosses:
         self._longest = max(round_trip, self._longest - (self._longest - round_trip) / FORGET)
         if near:
             if slow:
-                self._learn(sample.segments, sample.lost)
+                self._learn(sample.segments, sample.missing)
         elif counts and round_trip * 2 > least + self._longest:
             self._segments += sample.segments
             self._lost += sample.lost

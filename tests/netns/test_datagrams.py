@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from pipeline.peers.peer_datagrams import BULK_BY_TCP
@@ -213,11 +214,24 @@ def test_bulk_goes_by_tcp_where_datagrams_are_throttled_and_light_flows_stay(tmp
             with TcpFlow(client.node, hub.node, hub.server.address, seconds=THROTTLED_FOR_SECONDS) as flow:
                 eventually(lambda: _datagrams(client)["reason"] == BULK_BY_TCP, 30, "bulk by TCP")
                 assert _datagrams(client)["state"] == "open" and client.running()["peers"][0]["carrier"] == "udp"
-                flow.wait_for_bytes(4 * MIB)
+                flow.wait_for_bytes(4 * MIB, seconds=20)
                 before = in_datagrams(client)
                 assert reaches(client.node, hub.server.address, count=10)
                 assert in_datagrams(client) > before
                 assert _datagrams(client)["reason"] == BULK_BY_TCP and _datagrams(hub.server)["reason"] != BULK_BY_TCP
+
+
+def test_a_path_that_becomes_narrower_under_load_carries_smaller_segments(tmp_path: Path) -> None:
+    wide = LinkSpec(delay_ms=5, rate_mbit=40)
+    with Lab(names=("hub", "one"), link=wide) as lab, Hub(lab, tmp_path, carrier="udp") as hub:
+        client = joined(hub, lab["one"], "udp")
+        eventually(lambda: _datagrams(client)["segment_bytes"] > 1400, what="large segments")
+        with TcpFlow(client.node, hub.node, hub.server.address, seconds=60) as flow:
+            flow.wait_for_bytes(MIB)
+            lab.link.change(msgspec.structs.replace(wide, mtu=1300))
+            eventually(lambda: _datagrams(client)["segment_bytes"] < 1300, what="smaller segments")
+            flow.wait_for_bytes(4 * MIB, seconds=40)
+            assert _datagrams(client)["state"] == "open"
 
 
 def _datagrams(instance: Instance) -> dict[str, Any]:

@@ -6,10 +6,13 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from pipeline.faketcp.packet import RST, SYN
 from tests.netns.harness.checked_flow import Flow, transfer
+from tests.netns.harness.fake_tcp import Routed, Watch, ip
 from tests.netns.harness.full_tunnel import Tunnel
 from tests.netns.harness.hub import BOTH, Client, Hub, reaches
 from tests.netns.harness.instance import Instance
@@ -42,6 +45,13 @@ def joined(hub: Hub, node: Node, carrier: str = "faketcp") -> Client:
     client = hub.join(node, carrier=carrier)
     eventually(lambda: _passes(client, hub), what="a path of datagrams both ways")
     return client
+
+
+@pytest.fixture
+def routed() -> Iterator[Routed]:
+    """A NAT and a firewall between the ends, which lets nothing through that is outside a connection's window."""
+    with Routed() as made:
+        yield made
 
 
 def _passes(client: Client, hub: Hub) -> bool:
@@ -129,6 +139,27 @@ def test_a_flow_inside_survives_the_death_of_a_dgram_worker(lab: Lab, tmp_path: 
         assert {name for name, count in end.restarts().items() if count} == {"dgram-0"}
 
 
+def test_with_several_lanes_at_both_ends_and_udp_blocked_each_lane_has_a_flow(lab: Lab, tmp_path: Path) -> None:
+    with Hub(lab, tmp_path, carrier="auto", lanes=2) as hub, wall(hub.node, UDP):
+        client = hub.join(lab["one"], carrier="auto", lanes=2)
+        eventually(lambda: client.counter("dgram.flows_fake_opened") == 2, 20, "a flow of each lane")
+        eventually(lambda: _passes(client, hub), 20, "a path of datagrams both ways")
+        before = on_connections(client) + on_connections(hub.server)
+        transfer(client, hub.server, streams=4, size=2 * MIB)
+        transfer(hub.server, client, streams=4, size=2 * MIB)
+        assert on_connections(client) + on_connections(hub.server) - before < 200_000
+
+
+def test_a_reload_that_replaces_all_workers_costs_no_byte(lab: Lab, tmp_path: Path) -> None:
+    with Hub(lab, tmp_path, carrier="faketcp") as hub:
+        client = joined(hub, lab["one"])
+        with Flow(client, hub.server) as flow:
+            flow.wait_for(MIB)
+            hub.configure(anew=True, idle="spin-then-block")
+            flow.wait_for(2 * MIB)
+        eventually(lambda: _passes(client, hub), what="a path of datagrams both ways")
+
+
 def test_a_client_with_another_address_is_followed(lab: Lab, tmp_path: Path) -> None:
     with Hub(lab, tmp_path, carrier="faketcp") as hub:
         client = joined(hub, lab["one"])
@@ -180,3 +211,76 @@ def test_without_the_right_to_packet_sockets_auto_does_without_and_says_so(lab: 
         with Flow(client, hub.server) as flow, wall(hub.node, UDP):
             eventually(lambda: carrier(client) == "tcp", 20, "connections")
             flow.wait_for(MIB)
+
+
+@BOTH
+def test_a_nat_and_a_firewall_that_follows_windows_see_a_clean_conversation(
+    routed: Routed, tmp_path: Path, six: bool
+) -> None:
+    with Hub(cast("Lab", routed), tmp_path, carrier="faketcp") as hub:
+        address = f"[{routed.server.address6}]" if six else routed.server.address
+        line = hub.invite("one", "--address", f"{address}:{hub.port}")
+        before, port = routed.invalid(), hub.port + 1
+        with Watch(routed.router, "near") as watch:
+            client = hub.adopt("one", Client(routed.client, line, tmp_path, carrier="faketcp"))
+            client.wait_until_joined()
+            eventually(lambda: _passes(client, hub), what="a path of datagrams both ways")
+            transfer(client, hub.server, streams=2, size=2 * MIB)
+            transfer(hub.server, client, streams=2, size=2 * MIB)
+        assert routed.invalid() == before
+    ours = [each for each in watch.packets if port.to_bytes(2, "big") in (each.key[-4:-2], each.key[-2:])]
+    assert sum(bool(each.flags & SYN) for each in ours) == 2, "one handshake"
+    assert not [each for each in ours if each.flags & RST]
+    with_bytes = [(each.key, each.sequence) for each in ours if each.end > each.begin]
+    assert len(with_bytes) == len(set(with_bytes)) > 100, "no byte is sent twice"
+
+
+def test_behind_a_link_of_1400_bytes_segments_are_as_small_as_they_have_to_be(routed: Routed, tmp_path: Path) -> None:
+    """And the router says nothing of it."""
+    ip(routed.router, "link set near mtu 1400")
+    silent = "chain own { type filter hook output priority 0; icmp type destination-unreachable drop\n }"
+    routed.router.run(["nft", "-f", "-"], input=f"table inet silent {{\n {silent}\n }}\n")
+    with Hub(cast("Lab", routed), tmp_path, carrier="faketcp") as hub:
+        client = joined(hub, routed.client)
+        transfer(client, hub.server, streams=1, size=2 * MIB)
+        transfer(hub.server, client, streams=1, size=2 * MIB)
+        eventually(lambda: client.running()["peers"][0]["datagrams"]["segment_bytes"] > 1300, 20, "the size")
+        assert client.running()["peers"][0]["datagrams"]["segment_bytes"] <= 1400 - 52
+
+
+@pytest.mark.parametrize("trouble", ["a box resets the flow", "a NAT forgets it", "rules of the firewall are lost"])
+def test_reports_of_users_of_such_programs_are_no_trouble(routed: Routed, tmp_path: Path, trouble: str) -> None:
+    with Hub(cast("Lab", routed), tmp_path, carrier="faketcp") as hub:
+        client = joined(hub, routed.client)
+        with Flow(client, hub.server) as flow, Flow(hub.server, client) as back:
+            for each in (flow, back):
+                each.wait_for(MIB)
+            match trouble:
+                case "a box resets the flow":
+                    port = str(hub.port + 1)
+                    with routed.rule("tcp", "dport", port, "reject", "with", "tcp", "reset"):
+                        eventually(lambda: client.counter("dgram.flows_fake_ended"), what="a reset")
+                case "a NAT forgets it":
+                    routed.forget()
+                case _:
+                    for node in (client.node, hub.node):
+                        node.run(["nft", "flush", "ruleset"])
+            for each in (flow, back):
+                each.wait_for(4 * MIB)
+
+
+def test_another_gateway_is_taken_as_the_routes_change(tmp_path: Path) -> None:
+    with Lab(names=("hub", "one", "old", "new")) as lab, Hub(lab, tmp_path, carrier="faketcp") as hub:
+        node = lab["one"]
+        for gateway in (lab["old"], lab["new"]):
+            gateway.sysctl("net.ipv4.ip_forward=1", "net.ipv4.conf.all.send_redirects=0")
+            gateway.sysctl("net.ipv4.conf.link0.send_redirects=0")
+        node.sysctl("net.ipv4.conf.all.accept_redirects=0")
+        node.ip(f"route add {hub.node.address}/32 via {lab['old'].address}")
+        client = joined(hub, node)
+        with Flow(client, hub.server) as flow:
+            flow.wait_for(MIB)
+            node.ip(f"route replace {hub.node.address}/32 via {lab['new'].address}")
+            lab["old"].ip("link set link0 down")
+            flow.wait_for(16 * MIB)
+            eventually(lambda: _sends_datagrams_alone(client, flow), 20, "datagrams by the new gateway")

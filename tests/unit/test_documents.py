@@ -281,8 +281,8 @@ def test_records_and_status_rows_are_where_the_shared_memory_document_says():
     assert tuple(kinds) == layout.DATAGRAM_RECORDS
     for lane, (number, kind) in product(range(lanes), enumerate(layout.DATAGRAM_RECORDS)):
         at = layout.datagram_records_at(capacity, lanes, rows, lane, kind)
-        assert at == behind + whole_pages(64 * capacity) * (2 * lane + number)
-    datagrams = 2 * lanes * whole_pages(64 * capacity)
+        assert at == behind + whole_pages(64 * capacity) * (3 * lane + number)
+    datagrams = 3 * lanes * whole_pages(64 * capacity)
     assert layout.peer_table_bytes(capacity, lanes, rows, True) == behind + datagrams
 
 

@@ -10,8 +10,8 @@ worker all through the session, and wait here while no path is open. Open paths 
 (`workers.dgram.remembered_paths`), so a successor goes on at once.
 
 To one lane of a peer there may be a path by UDP, and one by fake TCP. The first of them that passes is the open one; a
-client begins the second one when it is its turn (pipeline.policy.carrier_order). A report goes by the open one,
-whichever its segments came by.
+client begins the second one when it is its turn (pipeline.policy.carrier_order). Each end decides for what it sends,
+and a report goes back by the kind that its segments have come by.
 
 A session has one sealer and one opener. Control datagrams tell the number of the process that sends from a lane of the
 peer. Segments of other processes are counted in no report.
@@ -77,11 +77,12 @@ Place = tuple[Kind, int]
 
 @dataclass(slots=True, eq=False)
 class Sender:
-    """A process of the peer whose segments come by a path."""
+    """A process of the peer whose segments come by a path. `kind`: of the datagrams that they come in."""
 
     control: PathControl
     counts: ArrivalCounts
     session: Session
+    kind: Kind = Kind.UDP
     reported_ns: int = 0
     reported: int = 0  # segments that have come, in the latest report
     heard_ns: int = 0  # when the latest of them came
@@ -287,6 +288,8 @@ class Control:
                 control.on_answer(body, now, came)
             case Report():
                 self._on_report(peer.open_to(lane) or control, body, now, came)
+        for earlier in peer.of_lane(lane)[: peer.of_lane(lane).index(control)]:
+            earlier.carrier.doubt()  # the other end has a reason to use another kind
         self._tick(peer, control, now, False)
 
     def _note_process(self, peer: _Peer, control: PathControl, process: int, now: int) -> None:
@@ -447,7 +450,8 @@ class Control:
     # -- control datagrams go out
 
     def send_report(self, sender: Sender, report: Report, now: int) -> bool:
-        control = self._peers[sender.session.peer_handle].open_to(sender.control.path.remote_lane) or sender.control
+        place = sender.kind, sender.control.path.remote_lane
+        control = self._peers[sender.session.peer_handle].controls.get(place, sender.control)
         return control.send_report(control_datagram.pack_report(report), now)
 
     def _send(self, to: InboundSocket, path: Path, body: bytes, way: Way) -> int:

@@ -215,6 +215,9 @@ class OutboundPath:
             if self._plan.repeats:
                 for kept, rows in lost:
                     self._send_again(kept, rows)
+        if feedback.is_size_doubted:
+            feedback.is_size_doubted = False
+            path.too_big = True
         if path.segment_most != self._segment_most:
             self._follow_size(now)
         if now >= self._next_tick:

@@ -70,7 +70,7 @@ class Path:
         self.sent_ns = 0  # when it has sent last
 
         # set by the outbound duty
-        self.too_big = False  # the interface refused a segment for its size
+        self.too_big = False  # the interface refused a segment for its size, or none of that size arrives
         self.doubted = False  # the kernel says that nothing gets there
 
 

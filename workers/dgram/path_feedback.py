@@ -22,6 +22,7 @@ from __future__ import annotations
 from pipeline.policy.datagram_rate import STARTUP, RateControl
 from pipeline.wire.control_datagram import Counts
 from workers.dgram.cut_plan import CutPlan, growth
+from workers.dgram.large_segments import LargeSegments
 from workers.dgram.sent_log import SentLog
 
 MS = 1_000_000
@@ -33,7 +34,10 @@ _MASK = (1 << 32) - 1
 
 
 class PathFeedback:
-    """`sequence`: of the next segment. `sent`: bytes, `lost`: segments, ever. `smoothed`: round trip; 0: not known."""
+    """`sequence`: of the next segment. `sent`: bytes, `lost`: segments, ever. `smoothed`: round trip; 0: not known.
+
+    `is_size_doubted`: no large segment arrives, and small ones do. The caller clears it.
+    """
 
     def __init__(self, now: int) -> None:
         self.plan = CutPlan()
@@ -51,8 +55,10 @@ class PathFeedback:
         self.smoothed = 0
         self.highest = self.sequence - 1  # sequence that was reported
         self.lost_until = 0
-        self._first, self._sent_before = self.sequence, self.sent
+        self._first, self._sent_before, self._lost_before = self.sequence, self.sent, self.lost
         self._log = SentLog(now, self.sequence - 1)
+        self._large = LargeSegments(now, self.sequence - 1)
+        self.is_size_doubted = False
         self._is_new = True  # no report has come
         self._marked = 0
         self._missing = 0  # segments, of those that have passed
@@ -79,6 +85,7 @@ class PathFeedback:
         self.sent += size
         sent = self.sent - self._sent_before
         self._log.add(self.sequence - 1, sent, now)
+        self._large.on_sent(self.sequence - 1, count, size, now)
         self.rate.on_sent(now, sent, self.sequence - self._first - 1, emptied)
 
     def take(self, counts: Counts, now: int) -> bool:
@@ -96,10 +103,13 @@ class PathFeedback:
         self._mean = (passed - self._passed) / segments
         self.highest, self._passed = highest, passed
         self._missing += segments - received
+        self.is_size_doubted |= self._large.take(highest, segments - received, now)
         self._received = min(passed, self._received + received * self._mean)
         round_trip = max(1, now - hold - self._log.passed_ns)
         self.smoothed += (round_trip - self.smoothed) // SMOOTHED if self.smoothed else round_trip
-        self.rate.on_report(now, int(self._received), highest - self._first, hold, self._marked, self._missing)
+        lost = max(0, self.lost - self._lost_before)
+        received = int(self._received)
+        self.rate.on_report(now, received, highest - self._first, hold, self._marked, lost, self._missing)
         self.lost_until = self._log.passed_ns + hold - self.patience_ns
         return True
 

@@ -52,6 +52,7 @@ _FULL_WAITS = ID["dgram.ring_full_waits"]
 class Inlet(NamedTuple):
     """A socket, and the array of what it has received."""
 
+    kind: Kind
     socket: InboundSocket
     content: np.ndarray
 
@@ -73,7 +74,9 @@ class Receiver:
         self._codec = Codec()
         self._secrets = DatagramSecretTable.attach(fds.datagram_secrets, table.capacity)
         self._sessions = Sessions(self._secrets, table.capacity, self._counters)
-        self._inlets = [Inlet(each.inbound, np.frombuffer(each.inbound.memory, np.uint8)) for each in sockets]
+        self._inlets = [
+            Inlet(each.kind, each.inbound, np.frombuffer(each.inbound.memory, np.uint8)) for each in sockets
+        ]
         self._control = Control(
             self._sessions,
             paths,
@@ -155,7 +158,7 @@ class Receiver:
 
     def _take(self, inlet: Inlet, size: int, segment_bytes: int, now: int) -> None:
         """Take what one receive has brought."""
-        socket, content = inlet
+        kind, socket, content = inlet
         memory = socket.memory
         whole = size // segment_bytes
         if 1 < whole <= SEGMENTS_MOST:
@@ -168,13 +171,15 @@ class Receiver:
                 datagrams = content[:end].reshape(whole, segment_bytes)
                 reception.add_batch(datagrams, socket.is_marked, now, socket.waited_ns)
                 if end < size:
-                    self._take_one(socket, memory[end:size], now)
+                    self._take_one(inlet, memory[end:size], now)
+                self._reports.add(reception, kind)
                 self._hand_on(reception, now)
                 return
         for at in range(0, size, segment_bytes):
-            self._take_one(socket, memory[at : min(at + segment_bytes, size)], now)
+            self._take_one(inlet, memory[at : min(at + segment_bytes, size)], now)
 
-    def _take_one(self, socket: InboundSocket, datagram: memoryview, now: int) -> None:
+    def _take_one(self, inlet: Inlet, datagram: memoryview, now: int) -> None:
+        socket = inlet.socket
         token = int.from_bytes(datagram[:TOKEN_BYTES], "big")
         found = self._session_of(token, now) if len(datagram) > TOKEN_BYTES else None
         if found is None:
@@ -182,6 +187,7 @@ class Receiver:
         elif found[1] == DATA:
             reception = self._reception_of(found[0])
             reception.add_one(datagram, socket.is_marked, now, socket.waited_ns)
+            self._reports.add(reception, inlet.kind)
             self._hand_on(reception, now)
         else:
             self._control.on_datagram(found[0], socket, datagram, now)
@@ -215,7 +221,6 @@ class Receiver:
 
     def _hand_on(self, reception: Reception, now: int) -> int:
         """Whole blocks of a session, as far as there is room."""
-        self._reports.add(reception)
         done = self._ring.take_blocks(reception, now)
         if reception.held is not None or reception.assembly.due():
             self._waiting[reception] = None

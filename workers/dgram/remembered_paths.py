@@ -6,7 +6,7 @@
 There is room for two of them: most peers have one path to a worker. An entry is not valid while it is written, so a
 kill at any instant leaves one that is whole, or none.
 
-A fake flow ends with its worker. What is remembered of its path counts as soon as there is another flow.
+A fake flow ends with its worker. The memory of its path counts as soon as there is another flow.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.policy.bulk_carrier import LIMITED_NS, SECOND, TRIAL_NS
 from pipeline.shm import peer_table, segment
-from pipeline.shm.layout import DATAGRAM_BULK_BY_TCP, DATAGRAM_SENT_BYTES, RECORD_WORDS, SENT_BYTES
+from pipeline.shm.layout import DATAGRAM_BULK_BY_TCP, DATAGRAM_SENT_BYTES, LINK_ESTABLISHED, RECORD_WORDS, SENT_BYTES
 from pipeline.shm.peer_table import PeerTable
 from workers.dgram.bulk_choice import BulkChoice
 
@@ -23,8 +23,12 @@ class Session:
     def __init__(self, table: PeerTable) -> None:
         self.table = table
         table.write_record(HANDLE, 0)
+        self.connections(8)
         self.choice = BulkChoice(table, table.datagrams_out[0])
         self.now = 1000 * SECOND
+
+    def connections(self, count: int) -> None:
+        self.table.links[0][PEER * RECORD_WORDS + LINK_ESTABLISHED] = count
 
     def run(self, nanoseconds: int) -> int:
         for _ in range(nanoseconds // STEP_NS):
@@ -60,6 +64,12 @@ def test_the_choice_ends_with_the_session(session: Session) -> None:
     session.table.write_record(HANDLE + 4096, 0)
     session.choice.update({}, session.now)
     assert session.word == 0
+
+
+def test_a_peer_without_a_connection_has_its_bulk_in_datagrams(session: Session) -> None:
+    assert session.run(15 * SECOND) == HANDLE
+    session.connections(0)
+    assert session.run(60 * SECOND) == 0
 
 
 def test_a_successor_begins_with_datagrams(session: Session) -> None:

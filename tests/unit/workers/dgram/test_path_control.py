@@ -91,6 +91,34 @@ def test_a_path_opens_at_both_ends_within_two_round_trips() -> None:
     assert ends.client.path.probed_round_trip == pytest.approx(2 * ends.delay, abs=10 * MS)
 
 
+def test_while_there_is_no_flow_nothing_is_probed_and_then_at_once() -> None:
+    ends = Ends()
+    there = False
+    ends.client = PathControl(
+        Path(SESSION, 0, SEGMENTS), "auto", ends._sender(True), ends.now, (SERVER, Way(("server",), [])),
+        reaches=lambda address: there,
+    )  # fmt: skip
+    ends.run(30 * SECOND)
+    assert not ends.sent
+    there = True
+    ends.run(4 * ends.delay + 20 * MS)
+    assert ends.client.is_open and ends.server.is_open
+
+
+def test_a_dark_path_lets_its_socket_know() -> None:
+    ends, doubts = Ends(), []
+    ends.client = PathControl(
+        Path(SESSION, 0, SEGMENTS), "auto", ends._sender(True), ends.now, (SERVER, Way(("server",), [])),
+        doubt=lambda: doubts.append(ends.now),
+    )  # fmt: skip
+    ends.run(SECOND)
+    assert ends.client.is_open and not doubts
+    ends.passes = lambda to_server, size: False
+    ends.client.path.outstanding_since = ends.now
+    ends.run(SECOND)
+    assert not ends.client.is_open and doubts
+
+
 def test_no_more_than_three_times_as_much_goes_to_an_address_that_is_not_proved() -> None:
     ends = Ends()
     ends.passes = lambda to_server, size: to_server

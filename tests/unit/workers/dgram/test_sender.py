@@ -154,6 +154,20 @@ def test_a_path_that_takes_the_place_of_another_one_goes_on_with_its_sequence(ma
     assert far.fields[0][0] == last + 1 and other.outstanding_since is None
 
 
+def test_what_a_path_was_to_bring_goes_on_by_the_one_that_takes_its_place(make_sender: Make) -> None:
+    run = make_sender(capacity=1)
+    path = run.connect(fate=lambda number: False)
+    sent = [run.fill(60_000), run.fill(60_000)]
+    run.until(lambda: run.count("segments_sent") > 40)
+    other = Path(path.session, path.remote_lane, run.segments)
+    far = run.far[other] = FarEnd(path.session)
+    other.address, other.segment_most = far.address, 1400
+    run.paths.open(other)
+    run.until(lambda: len(far.blocks) == 2 and run.sender.drained())
+    assert far.blocks == sent and max(far.sizes) <= 1400
+    assert path.outstanding_since is None and run.count("blocks_returned") == 0
+
+
 def test_a_slot_with_a_run_table_is_for_tcp_workers(make_sender: Make) -> None:
     run = make_sender()
     path = run.connect()

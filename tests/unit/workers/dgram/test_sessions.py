@@ -131,3 +131,15 @@ def test_the_open_paths_to_a_peer_are_in_the_order_of_its_lanes() -> None:
     paths.close(first)
     assert paths.of(handle(1)) == () and paths.of(handle(2, 1)) == (other,)
     assert paths.version != version and not first.is_open and other.is_open
+
+
+def test_a_path_of_another_kind_takes_the_place_of_the_one_to_that_lane() -> None:
+    session, segments = Session(secrets(handle(1))), cast("SegmentSender", None)
+    by_udp, by_fake_tcp, next_lane = (Path(session, lane, segments) for lane in (0, 0, 1))
+    paths = Paths()
+    for each in (by_udp, next_lane, by_fake_tcp):
+        paths.open(each)
+    assert paths.of(handle(1)) == (by_fake_tcp, next_lane)
+    assert not by_udp.is_open and by_fake_tcp.is_open
+    paths.close(by_udp)
+    assert paths.of(handle(1)) == (by_fake_tcp, next_lane)
