@@ -333,7 +333,8 @@ def test_a_killed_worker_costs_at_most_the_packets_that_it_had_in_hand(joined: J
 # -- auto
 
 
-def test_auto_on_a_good_path_sends_plain_blocks_and_no_parity(joined: Joined) -> None:
+def test_auto_on_a_good_path_sends_plain_blocks_and_no_parity(joined: Joined, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.packet.flow_classifier.OVERDRAFT_BYTES", 1 << 30)  # the flow stays bulk for seconds
     server, client, path = joined(fec="auto")
     assert through(path, client, server, bulk(range(20))) == bulk(range(20))
     assert client.count("fec.blocks_coded") == 0
