@@ -14,7 +14,7 @@ from tests.netns.harness.instance import Instance, reaches, tunnel
 from tests.support import eventually
 from tools.lab.network import Lab
 
-SPARES_SECONDS = 20.0
+SPARES_SECONDS = 60.0  # a busy machine gives them a tenth of what it gives others
 
 
 def spares(instance: Instance) -> dict[str, int]:
