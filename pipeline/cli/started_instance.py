@@ -24,7 +24,7 @@ def start_and_wait(name: str, config: Path, until: float) -> int:
     if advice:
         print(f"note: {advice}", file=sys.stderr)
     try:
-        while not (result := _result(status := _status(name))) and time.monotonic() <= until:
+        while not (result := _settled(status := _status(name))) and time.monotonic() <= until:
             time.sleep(LOOK_SECONDS)
     except KeyboardInterrupt:
         raise LocalError(f"interrupted: {name} has started, and goes on trying") from None
@@ -74,6 +74,15 @@ def _holds_its_place(name: str) -> bool:
     except NotRunning:
         return False
     return True
+
+
+def _settled(status: dict[str, Any]) -> str:
+    """The result that two looks agree on. Addresses come one by one, but not while the instance answers: so what is
+    there before an answer and after it, is all."""
+    result, before = _result(status), ""
+    while result != before:
+        result, before = _result(_status(status["name"])), result
+    return result
 
 
 def _result(status: dict[str, Any]) -> str:

@@ -105,6 +105,7 @@ def test_where_udp_ends_under_way_no_packet_is_lost_and_it_is_used_again_when_it
     join: Callable[..., Joined], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.policy.carrier.HOLD_NS", 0)
+    monkeypatch.setattr("pipeline.policy.carrier.SILENT_NS", 400_000_000)  # a pause of this machine is no silence
     ends = join()
     ends.until(lambda: ends.uses(Kind.UDP))
     waiting = bulk(range(200))
@@ -113,9 +114,13 @@ def test_where_udp_ends_under_way_no_packet_is_lost_and_it_is_used_again_when_it
     ends.until(lambda: push(ends.client, waiting) and ends.uses(Kind.FAKE_TCP))
     ends.until(lambda: {number_of(each) for each in ends.server.packets()} == set(range(200)))
     assert len(ends.server.packets()) == 200, "and none came twice"
+    assert ends.client.count("dgram.paths_closed") == 1, "reports went back by fake TCP from the beginning"
     ends.udp_passes = True
     ends.until(lambda: ends.uses(Kind.UDP))
+    before = ends.way.counts()
     ends.carry(bulk(range(60)))
+    grown = {name: count - before[name] for name, count in ends.way.counts().items()}
+    assert min(grown["to the server"], grown["to clients"]) > 300, "segments of 60 blocks"
 
 
 def test_a_worker_that_is_killed_leaves_which_kind_was_used(join: Callable[..., Joined]) -> None:

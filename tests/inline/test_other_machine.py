@@ -21,7 +21,8 @@ OWN_PROCESSES = "not another_process"  # of tests that start processes, which ta
         (1 << 14, ["tests/unit/shm"]),
         (1 << 16, ["tests/unit/shm"]),
         (1 << 16, ["tests/inline/test_tunnel.py"]),
-        (1 << 16, ["tests/inline/test_sealed.py", "tests/inline/test_transit.py"]),
+        (1 << 16, ["tests/inline/test_sealed.py"]),
+        (1 << 16, ["tests/inline/test_transit.py"]),
     ],
     ids=str,
 )

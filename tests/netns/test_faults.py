@@ -98,7 +98,7 @@ def test_a_worker_that_hangs_is_replaced_and_costs_no_byte(lab: Lab, tmp_path: P
         with Flow(client, server) as up, Flow(server, client) as down:
             up.wait_for(100_000)
             pid = client.signal_worker(worker, signal.SIGSTOP)
-            client.wait_until_replaced(worker, pid, 5.0)
+            client.wait_until_replaced(worker, pid)
             up.wait_for(100_000)
             down.wait_for(100_000)
         assert client.restarts() == {"tcp-0": 0, "fec-0": 0, "tun-0": 0, worker: 1}
@@ -108,7 +108,7 @@ def test_a_worker_that_hangs_is_replaced_and_costs_no_byte(lab: Lab, tmp_path: P
 def test_a_worker_that_hangs_leaves_its_stack_in_the_log(lab: Lab, tmp_path: Path) -> None:
     with tunnel(lab, tmp_path, client={"heartbeat_timeout": 0.5}) as (_, client):
         pid = client.signal_worker("tun-0", signal.SIGSTOP)
-        client.wait_until_replaced("tun-0", pid, 5.0)
+        client.wait_until_replaced("tun-0", pid)
         assert "Fatal Python error: Aborted" in client.log and "worker.py" in client.log
 
 
@@ -315,7 +315,7 @@ def test_a_client_that_is_back_replaces_its_dead_session_at_once(lab_of_three: L
         lab_of_three.cut(lab_of_three["one"])  # for good: the server learns nothing of the end of this client
         client.kill()
         with Instance(lab_of_three["two"], client.config, tmp_path) as back:
-            back.wait_until_connected(seconds=5.0)
+            back.wait_until_connected()
             assert reaches(back, server)
             server.wait_for_log("replaced by a newer session of its peer")
             assert [server.counter(f"tcp.connections_{what}") for what in ("refused", "timed_out")] == [0, 0]
@@ -372,7 +372,7 @@ def test_a_device_set_down_and_up_again_has_its_routes(lab: Lab, tmp_path: Path)
         before = network(client)
         client.node.ip(f"link set {client.tun_name} down")
         client.node.ip(f"link set {client.tun_name} up")
-        eventually(lambda: network(client) == before, 5.0, f"{before}, got {network(client)}")
+        eventually(lambda: network(client) == before, what=f"{before}, got {network(client)}")
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
@@ -384,7 +384,7 @@ def test_a_device_deleted_under_us_is_made_again_at_no_cost(lab: Lab, tmp_path: 
             down.wait_for(100_000)
             client.node.ip(f"link delete {client.tun_name}")
             client.wait_for_log("was deleted: making it again")
-            eventually(lambda: network(client) == before, 5.0)
+            eventually(lambda: network(client) == before)
             up.wait_for(100_000)
             down.wait_for(100_000)
         assert set(client.restarts().values()) == {0}
@@ -393,7 +393,7 @@ def test_a_device_deleted_under_us_is_made_again_at_no_cost(lab: Lab, tmp_path: 
 def test_a_device_made_again_hands_out_only_what_the_far_end_takes(lab: Lab, tmp_path: Path) -> None:
     with tunnel(lab, tmp_path, server={"offload": False}) as (server, client):
         client.node.ip(f"link delete {client.tun_name}")
-        eventually(lambda: reaches(client, server, seconds=0.2), 5.0)
+        eventually(lambda: reaches(client, server, seconds=0.2))
         packets, size = client.counter("tun.packets_read"), client.counter("tun.bytes_read")
         transfer(client, server, streams=1, size=2_000_000)
         packets, size = client.counter("tun.packets_read") - packets, client.counter("tun.bytes_read") - size
@@ -418,7 +418,7 @@ def test_a_device_that_is_renamed_and_named_back_has_its_routes_and_costs_no_byt
         for old, new in ((client.tun_name, "renamed"), ("renamed", client.tun_name)):
             for command in (f"link set {old} down", f"link set {old} name {new}", f"link set {new} up"):
                 client.node.ip(command)
-        eventually(lambda: network(client) == before, 5.0, f"{before}, got {network(client)}")
+        eventually(lambda: network(client) == before, what=f"{before}, got {network(client)}")
         flow.wait_for(100_000)
         eventually(client.is_running)
         assert set(client.restarts().values()) == {0}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,7 @@ from tests.netns.harness.instance import (
     tunnel,
     unique_name,
 )
+from tests.netns.test_process_faults import broken
 from tests.support import eventually
 from tools.instance import EXECUTABLE, leftovers
 from tools.lab.network import Lab
@@ -149,15 +152,22 @@ def test_a_second_signal_ends_a_stop_that_takes_long(lab: Lab, tmp_path: Path) -
 
 
 def test_a_signal_while_workers_start_is_a_stop(lab: Lab, tmp_path: Path) -> None:
+    """The last workers never get ready, and the others are."""
     a = lab.nodes[0]
     name = unique_name("s")
     before = traces(a, name)
-    with Instance(a, server_config(a, name=name, lanes=3), tmp_path) as instance:
-        eventually(lambda: instance.status() is not None)
+    config = server_config(a, name=name, lanes=3)
+    with broken("tun", "import time; time.sleep(600)", tmp_path), Instance(a, config, tmp_path) as instance:
+        eventually(lambda: states(instance) >= {"starting", "running"}, what="some workers run, and others start")
         instance.signal(signal.SIGTERM)
         assert instance.wait() == 0
         assert "running:" not in instance.log
     assert traces(a, name) == before
+
+
+def states(instance: Instance) -> set[str]:
+    """Of its workers; none while it does not answer yet."""
+    return {worker["state"] for worker in (instance.status() or {"workers": []})["workers"]}
 
 
 @pytest.mark.alone
@@ -404,23 +414,42 @@ def test_a_start_without_the_right_to_do_so_has_a_status_of_its_own(lab: Lab, wr
 # -- its surroundings
 
 
+@contextmanager
+def service_manager(address: Path) -> Iterator[queue.Queue[bytes]]:
+    """What it hears. It reads at once: a socket has room for ten messages, and no more than that are kept."""
+    heard: queue.Queue[bytes] = queue.Queue()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(address))
+
+        def listen() -> None:
+            while said := sock.recv(4096):
+                heard.put(said)
+
+        reader = threading.Thread(target=listen)
+        reader.start()
+        try:
+            yield heard
+        finally:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as own:
+                own.sendto(b"", str(address))
+            reader.join()
+
+
 def test_a_service_manager_hears_of_every_step(lab: Lab, tmp_path: Path) -> None:
     a = lab.nodes[0]
     address = tmp_path / "notify"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(address))
-        manager.settimeout(20)
+    with service_manager(address) as manager:
         heard: set[str] = set()
 
         def hear(word: str) -> None:
-            while (said := manager.recv(4096).decode().split("\n"))[0] != word:
+            while (said := manager.get(timeout=20).decode().split("\n"))[0] != word:
                 assert said[0].startswith(("WATCHDOG=1", "STATUS=")), f"expected {word}, got {said}"
                 heard.update(said)
 
         with Instance(
             a, server_config(a), tmp_path, environment={"NOTIFY_SOCKET": str(address), "WATCHDOG_USEC": "200000"}
         ) as instance:
-            assert manager.recv(4096) == b"READY=1"
+            assert manager.get(timeout=20) == b"READY=1"
             assert instance.is_running()
             hear("WATCHDOG=1")
             assert instance.command("reload").returncode == 0

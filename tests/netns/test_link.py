@@ -97,7 +97,7 @@ def test_loss_is_within_binomial_bounds_and_repeats_with_its_seed() -> None:
     def lost(seed: int) -> set[int]:
         with Lab(link=LinkSpec(loss_percent=100 * share, seed=seed)) as lab:
             a, b = lab
-            flow = udp_flow(a, b, b.address, count=count, rate=10_000, idle=0.2)
+            flow = udp_flow(a, b, b.address, count=count, rate=10_000, idle=1.0)
             return set(range(count)) - set(flow.sequence)
 
     first, again, other = lost(5), lost(5), lost(6)

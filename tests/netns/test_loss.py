@@ -56,6 +56,7 @@ def test_a_silenced_connection_vanishes_and_its_neighbour_goes_on(six: bool) -> 
             one.wait_for_bytes(10_000)
 
 
+@pytest.mark.alone
 def test_a_stream_that_was_told_to_end_knows_what_it_sent_and_what_is_missing() -> None:
     with Lab(link=LinkSpec(delay_ms=5)) as lab:
         a, b = lab

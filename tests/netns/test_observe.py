@@ -68,11 +68,11 @@ def test_a_stopped_worker_and_a_stopped_supervisor_are_shown_as_such(pair: Insta
     server, client = pair
     pid = client.signal_worker("tun-0", signal.SIGSTOP)
     try:
-        eventually(lambda: worker(client, "tun-0")["process"] == "stopped", 2.0)
+        eventually(lambda: worker(client, "tun-0")["process"] == "stopped")
         assert worker(client, "tcp-0")["process"] != "stopped"
         client.signal(signal.SIGSTOP)
         try:
-            taken = eventually(lambda: (found := seen(client))["supervisor"]["state"] == "stopped" and found, 2.0)
+            taken = eventually(lambda: (found := seen(client))["supervisor"]["state"] == "stopped" and found)
             assert [w["process"] for w in taken["workers"]].count("stopped") == 1
             assert taken["supervisor"]["process"] == "stopped" and taken["peers"][0]["connections"] == 8
             assert "up" in dict(kinds(client))

@@ -32,6 +32,7 @@ LAYOUT = "/usr/lib/tunnel-supervisor/venv/lib/python3.11/site-packages/pipeline/
 UPGRADED = ["/usr/lib/tunnel-supervisor/venv/bin/python3", "-I", "-m", "pipeline.service", "upgraded"]
 CONFIG = "/etc/tunnel-supervisor/hub/config.json"
 SCORE_MAX = 4.0  # of systemd-analyze security: 0 is best
+STOOD_STILL = "paused: the supervisor did not run for"  # it tells about this machine, not about the unit
 LOST_MAX = 3  # datagrams, while each worker is replaced once
 MISSING_HERE = {number for number in range(64) if not CAPABILITIES >> number & 1}
 PLACES = ("/etc", "/usr", "/var", "/run", "/dev/shm", "/home", "/root", "/tmp", "/opt")
@@ -167,7 +168,8 @@ def test_the_unit_takes_all_rights_that_the_program_does_not_need(pair: Pair) ->
     for pid in pids(hub).values():
         assert hub.run("stat", "-c", "%u", f"/proc/{pid}/environ").strip() == "0"  # no process of that user reads it
         assert re.search(rf"Uid:\t{tunnel}\t", hub.run("cat", f"/proc/{pid}/status"))
-    assert hub.run("journalctl", "-q", "-p", "warning", "-u", UNIT).strip() == ""
+    warnings = hub.run("journalctl", "-q", "-p", "warning", "-u", UNIT).splitlines()
+    assert [line for line in warnings if STOOD_STILL not in line] == []
 
 
 def test_the_demonstration_runs_from_the_package(pair: Pair) -> None:

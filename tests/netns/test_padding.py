@@ -24,13 +24,14 @@ from tools.load import generators
 SIZES = {300, 600, 1170}  # docs/port-443.md
 LEAST_MTU = 1280  # of IPv6
 PINGS = [8, 40, 93, 150, 222, 333, 480, 611, 800, 1001]  # bytes of payload
+PING_SECONDS = 10.0
 SENT, RECEIVED = "tcp.bytes_padding_sent", "tcp.bytes_padding_received"
 SECONDS = 5.0
 
 
 def ping_each_size(client: Client, address: str) -> None:
     for size in PINGS:
-        assert not client.node.inside(partial(generators.ping, address, 1, 0.01, size, 2.0)).lost
+        assert not client.node.inside(partial(generators.ping, address, 1, 0.01, size, PING_SECONDS)).lost
 
 
 @pytest.fixture
@@ -69,7 +70,8 @@ def test_a_large_packet_costs_what_it_costs_without_padding(lab: Lab, tmp_path: 
         assert reaches(client.node, hub.server.address)
         with WireTap(hub.node, hub.port) as tap:
             for _ in range(5):  # two that wait for the tun worker at once would be one record
-                assert not client.node.inside(lambda: generators.ping(hub.server.address, 1, 0.01, 1300, 2.0)).lost
+                big = partial(generators.ping, hub.server.address, 1, 0.01, 1300, PING_SECONDS)
+                assert not client.node.inside(big).lost
         there, back = (
             sorted(each for each in tap.records(to_server) if each > max(SIZES)) for to_server in (True, False)
         )

@@ -28,6 +28,7 @@ from tools.lab.link_model import LinkSpec
 from tools.lab.network import Lab, Node
 
 PORT = 9100
+EXPORTER_SECONDS = 60.0  # a busy machine gives it a tenth of what it gives others
 HERE = f"http://127.0.0.1:{PORT}/"
 LOSSY = LinkSpec(delay_ms=10, loss_percent=1, rate_mbit=200)
 PHONE, DESKTOP = (390, 844), (1440, 900)
@@ -132,7 +133,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
             client = made.join(lab[name], name, fec="on")
             words = ["ping", "-q", "-i", "0.005", "-s", "1200", made.server.address]
             pings.append(client.node.popen(words, stdout=subprocess.DEVNULL))
-        eventually(lambda: status_of(made.node, "/ready") == 200)
+        eventually(lambda: status_of(made.node, "/ready") == 200, EXPORTER_SECONDS)
         eventually(lambda: sample(made.node, "tunnel_peers_connected") == 2)  # metrics are up to a second old
         yield made
         for each in pings:
@@ -309,8 +310,8 @@ def test_the_tunnel_does_not_notice_that_its_exporter_is_killed(hub: Hub) -> Non
     pid = exporter_pid(hub.server)
     restarts, established = hub.server.restarts(), hub.server.counter("tcp.connections_established")
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: exporter_pid(hub.server) not in (0, pid))
-    eventually(lambda: status_of(hub.node, "/ready") == 200)
+    eventually(lambda: exporter_pid(hub.server) not in (0, pid), EXPORTER_SECONDS)
+    eventually(lambda: status_of(hub.node, "/ready") == 200, EXPORTER_SECONDS)
     assert (hub.server.restarts(), hub.server.counter("tcp.connections_established")) == (restarts, established)
     assert hub.server.log.count("exporter died: signal 9") == 1
     kinds = [event["kind"] for event in hub.server.running()["events"]]
@@ -324,11 +325,11 @@ def test_reloads_start_stop_and_move_it_and_a_taken_port_is_a_note(lab: Lab, tmp
     with tunnel(lab, tmp_path, fec="off") as (server, _):
         assert exporter_pid(server) == 0
         reload(server, metrics_addr=PORT)
-        eventually(lambda: status_of(server.node, "/healthz") == 200)
+        eventually(lambda: status_of(server.node, "/healthz") == 200, EXPORTER_SECONDS)
         old = exporter_pid(server)
         reload(server, metrics_addr=f"0.0.0.0:{PORT}", metrics_token_file=str(token))
-        eventually(lambda: status_of(server.node, "/metrics", server.node.address) == 401)
-        assert exporter_pid(server) != old
+        eventually(lambda: status_of(server.node, "/metrics", server.node.address) == 401, EXPORTER_SECONDS)
+        eventually(lambda: exporter_pid(server) not in (0, old), EXPORTER_SECONDS, what="another exporter alone")
         bearer = {"Authorization": f"Bearer {token.read_text().strip()}"}
         assert status_of(server.node, "/metrics", server.node.address, **bearer) == 200
         with server.node.socket(socket.AF_INET) as other:
@@ -342,7 +343,7 @@ def test_reloads_start_stop_and_move_it_and_a_taken_port_is_a_note(lab: Lab, tmp
         assert refused.returncode != 0
         assert "metrics_token_file" in refused.stderr
         reload(server, metrics_addr="")
-        assert exporter_pid(server) == 0
+        eventually(lambda: exporter_pid(server) == 0, what="no exporter")
         assert set(server.restarts().values()) == {0}
 
 
@@ -355,11 +356,11 @@ def test_an_address_in_the_tunnel_is_served_once_it_is_there_and_again_after_a_k
     settings = {"metrics_addr": f"{inside}:{PORT}", "metrics_token_file": str(token), "fec": "off"}
     with Hub(lab, tmp_path, fec="off") as made:
         client = made.join(node, "laptop", **settings)
-        eventually(lambda: status_of(node, "/metrics", inside) == 401, 20)
+        eventually(lambda: status_of(node, "/metrics", inside) == 401, EXPORTER_SECONDS)
         client.kill()
         eventually(lambda: status_of(node, "/healthz", inside) == 0, what="the exporter has gone with its supervisor")
         with client.start_again():
-            eventually(lambda: status_of(node, "/metrics", inside) == 401, 20)
+            eventually(lambda: status_of(node, "/metrics", inside) == 401, EXPORTER_SECONDS)
 
 
 def reload(instance: Instance, **settings: Any) -> subprocess.CompletedProcess[str]:
@@ -378,7 +379,7 @@ def test_beyond_loopback_a_browser_signs_in_once(lab: Lab, tmp_path: Path) -> No
     there = f"http://{node.address}:{PORT}/"
     settings = {"metrics_addr": f"{node.address}:{PORT}", "metrics_token_file": str(token)}
     with tunnel(lab, tmp_path, server=settings, fec="off"), Browser(tmp_path / "browser", node.popen) as browser:
-        eventually(lambda: status_of(node, "/healthz", node.address) == 200)
+        eventually(lambda: status_of(node, "/healthz", node.address) == 200, EXPORTER_SECONDS)
         browser.open(there)
         browser.wait_for("!document.getElementById('signin').hidden")
         sign_in(browser, "wrong-token-wrong-token")

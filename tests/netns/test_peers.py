@@ -45,9 +45,13 @@ def program(folder: Path, script: str) -> Path:
 
 
 @pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "SETTLE_SECONDS", 0.0)
     monkeypatch.setattr(peers, "WARM_UP_SECONDS", 0.1)
+
+
+@pytest.fixture
+def hasty(short: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "PATIENCE_SECONDS", 3.0)
     monkeypatch.setattr(contenders, "READY_SECONDS", 3.0)
 
@@ -86,7 +90,7 @@ def test_a_program_that_is_here_carries_packets_and_leaves_nothing(
 @needs_iperf3
 @pytest.mark.parametrize(("path", "here"), [("clean", "bare"), ("lossy", "plain")])
 def test_a_run_measures_what_is_here_and_says_why_the_rest_is_not(
-    path: str, here: str, hasty: None, tmp_path: Path
+    path: str, here: str, short: None, tmp_path: Path
 ) -> None:
     ends_at_once = program(tmp_path, "echo 'no such option'; exit 3")
     chosen = [word for name in (here, "openvpn-udp", "fastd") for word in ("--only", name)]

@@ -205,7 +205,7 @@ def test_a_worker_that_hangs_leaves_its_stack_and_is_replaced(lab: Lab, tmp_path
     with tunnel(lab, tmp_path, client={"heartbeat_timeout": 1.5}, **FEC) as (server, client):
         for worker in client.workers():
             pid = client.signal_worker(worker, signal.SIGSTOP)
-            client.wait_until_replaced(worker, pid, 5.0)
+            client.wait_until_replaced(worker, pid)
             assert belongs_to(client, worker, *default_ids(client))
         assert client.log.count("Fatal Python error: Aborted") == len(client.workers())
         # A stopped process runs on for its end, and of threads that run the interpreter cannot always read the stack.

@@ -41,7 +41,7 @@ def broken(kind: str, text: str, directory: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["umount", code], check=True)
+        subprocess.run(["umount", "--lazy", code], check=True)  # a process may be reading it
 
 
 # -- a worker that dies at once
@@ -64,7 +64,7 @@ def test_a_worker_that_dies_at_once_ends_the_start_after_a_few_attempts(
             seen.add(worker and worker["state"])
             return instance.process.poll() is not None
 
-        eventually(ended, 15.0)
+        eventually(ended, 30.0)
         assert instance.wait() == 1
         assert said in instance.log and re.search(r"tun-0 died: exit status \d+\n", instance.log)
         assert re.search(r"tun-0 died: exit status \d+ \(repeated 3 times in \d+ s\)\n", instance.log)
@@ -81,7 +81,7 @@ def test_code_that_is_missing_for_a_moment_costs_a_restart_and_not_the_tunnel(la
         flow.wait_for(100_000)
         with broken("tun", "import no_such_module", tmp_path):
             client.signal_worker("tun-0", signal.SIGKILL)
-            eventually(lambda: client.restarts()["tun-0"] >= 3, 10.0)
+            eventually(lambda: client.restarts()["tun-0"] >= 3, 30.0)
         flow.wait_for(100_000)
         eventually(client.is_running)  # the worker carries packets before the supervisor has said that all run
         assert client.restarts()["tun-0"] >= 3

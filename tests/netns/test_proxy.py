@@ -362,7 +362,7 @@ def test_a_reload_goes_from_one_way_to_another(lab: Lab, server: Instance, tmp_p
             before = client.counter("tcp.connections_established")
             assert "changed: proxy, proxy_command" in client.command("reload").stdout
             eventually(lambda: client.counter("tcp.connections_established") >= before + ALL, 20.0)
-            assert len(bridge_of(client)) == bridges
+            eventually(lambda: len(bridge_of(client)) == bridges, what=f"{bridges} bridge(s)")
             assert reaches(client, server)
 
 

@@ -178,8 +178,10 @@ def test_nothing_but_the_connections_to_the_proxy_leaves_by_the_uplink(world: Wo
         assert uplink.strange(port, shut) == set() and tunnel.is_shut()
 
         tunnel.start()
-        tunnel.joined().stop()
-        assert uplink.strange(port, shut, time.monotonic() - 1.0) == set()
+        client = tunnel.joined()
+        opening = time.monotonic()
+        client.stop()
+        assert uplink.strange(port, shut, opening) == set()
         assert tunnel.state(tunnel.name) == tunnel.before
 
 

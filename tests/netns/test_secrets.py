@@ -163,7 +163,7 @@ def test_block_keys_and_secrets_of_headers_are_with_the_workers_that_need_them_u
 ) -> None:
     """A tun worker may have remains of them until it ends."""
     server = site.hub.server
-    assert site.is_connected()
+    eventually(site.is_connected, 20, "both clients reach the hub")
     site.expect_sealing_secrets_where_they_belong()
     block_keys = site.sealing()["tun"]
     assert all(key in table_bytes(server) for key in block_keys.values())

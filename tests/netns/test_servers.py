@@ -250,8 +250,8 @@ def test_without_encryption_a_client_goes_to_the_next_server_as_well(lab: Lab, t
         client.wait_until_running()
         eventually(lambda: reaches(lab["client"], INSIDE, count=1, seconds=0.3), what="a ping")
         servers[0].kill()
-        eventually(lambda: client.running()["server"]["host"] == lab["b"].address, 5.0, "the other server")
-        eventually(lambda: reaches(lab["client"], INSIDE, count=1, seconds=0.3), 5.0, "a ping")
+        eventually(lambda: client.running()["server"]["host"] == lab["b"].address, what="the other server")
+        eventually(lambda: reaches(lab["client"], INSIDE, count=1, seconds=0.3), what="a ping")
 
 
 @pytest.mark.slow
@@ -270,8 +270,8 @@ def test_srv_records_list_the_servers_and_a_dead_name_server_takes_none_away(lab
         assert {row["address"].partition(":")[0] for row in here.client.running()["connections"]} == {*hosts.values()}
         names.silence()
         here.servers["a"].kill()
-        eventually(lambda: here.client.running()["server"]["host"] == "ams.test", 5.0, "the other server")
-        eventually(lambda: established(here.client) == ALL and here.reaches(), 5.0, "all connections")
+        eventually(lambda: here.client.running()["server"]["host"] == "ams.test", what="the other server")
+        eventually(lambda: established(here.client) == ALL and here.reaches(), what="all connections")
 
 
 @pytest.mark.slow

@@ -207,7 +207,7 @@ def test_a_later_session_takes_the_place_of_an_earlier_one_and_not_the_other_way
 
 @pytest.mark.slow
 def test_keepalives_keep_a_silent_connection_and_one_without_them_is_closed(tmp_path: Path) -> None:
-    with Lab() as lab, inviting_server(lab, tmp_path, keepalive=0.5, timeout=2.5) as dialer:
+    with Lab() as lab, inviting_server(lab, tmp_path, keepalive=1.0, timeout=6.0) as dialer:
         with dialer.dial("one") as speaks, dialer.dial("two") as mute:
 
             def both_ways() -> bool:
@@ -215,7 +215,7 @@ def test_keepalives_keep_a_silent_connection_and_one_without_them_is_closed(tmp_
                 speaks.receive_packets(0.2)
                 return speaks.keepalives >= 10
 
-            eventually(both_ways, 20.0, "ten keepalives")
+            eventually(both_ways, 30.0, "ten keepalives")
             with pytest.raises(Ended):
                 mute.receive_packets(REPLY_SECONDS)
             assert 2 <= mute.keepalives < 10

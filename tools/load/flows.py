@@ -65,7 +65,9 @@ def udp_flow(
 ) -> Received:
     """`count` packets from `source` to `address`, which is the sink's; every one of them is listed."""
     counting = sink.popen(
-        [*LOAD, "udp-sink", "--address", _any(address), "--idle", idle, "--each"], stdout=subprocess.PIPE
+        [*LOAD, "udp-sink", "--address", _any(address), "--idle", idle, "--each"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     with counting:
         port = _port(counting)

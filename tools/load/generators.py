@@ -215,7 +215,7 @@ def tcp_source(address: str, port: int, seconds: float, rate_mbit: float | None)
 
 
 def udp_sink(address: str, port: int, idle: float, each: bool) -> Iterator[dict | Received]:
-    """Count until nothing has come for `idle` seconds after the first packet."""
+    """Count until standard input has ended and nothing has come for `idle` seconds, after the first packet."""
     with _udp_listener(address, port) as sink:
         yield {"port": sink.getsockname()[1]}
         seen: set[int] = set()
@@ -226,7 +226,9 @@ def udp_sink(address: str, port: int, idle: float, each: bool) -> Iterator[dict 
             try:
                 packet, came, _ = receive(sink)
             except TimeoutError:
-                break
+                if select.select([sys.stdin], [], [], 0)[0]:
+                    break
+                continue
             number, stamp = UDP_STAMP.unpack_from(packet)
             if not first:
                 first = came
@@ -306,7 +308,7 @@ def _parser() -> argparse.ArgumentParser:
     one = what.add_parser("udp-sink")
     one.add_argument("--address", default="0.0.0.0")
     one.add_argument("--port", type=int, default=0)
-    one.add_argument("--idle", type=float, default=1.0, help="seconds of silence that end it")
+    one.add_argument("--idle", type=float, default=1.0, help="seconds of silence at the end")
     one.add_argument("--each", action="store_true", help="list every packet")
     one = what.add_parser("udp-arrivals")
     one.add_argument("--address", default="0.0.0.0")

@@ -63,11 +63,20 @@ class Tunnel:
         return f"tunnel-{self.name}/guard" in self.world.machine.run(["nft", "list", "tables"]).stdout
 
     def kill_everything(self) -> None:
-        """The supervisor and every worker at once."""
-        pids = [*self.client.worker_pids().values(), self.client.process.pid]
-        for pid in filter(None, pids):
+        """The supervisor and every worker at once. The device has gone with the last of them."""
+        workers = list(filter(None, self.client.worker_pids().values()))
+        for pid in (*workers, self.client.process.pid):
             os.kill(pid, signal.SIGKILL)
         self.client.wait()
+        eventually(lambda: all(map(_has_ended, workers)), what="no worker left")
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether or not its new parent has noticed."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
 
 
 def source_seen(world: World, family: int, address: str, *, seconds: float = 10.0) -> str:

@@ -110,10 +110,15 @@ class Client(Instance):
     def start_again(self) -> Client:
         return Client(self.node, self.invitation, self._directory, wrap=self._wrap, **self.config)
 
+    @property
+    def connections(self) -> int:
+        """How many it makes."""
+        effective = parse({**self.config, "remote_addr": "192.0.2.1:9"})
+        return effective.connections + effective.light_connections
+
     def wait_until_joined(self) -> None:
         """Until it has all its connections, addresses and routes."""
-        effective = parse({**self.config, "remote_addr": "192.0.2.1:9"})
-        self.wait_until_connected(effective.connections + effective.light_connections)
+        self.wait_until_connected(self.connections)
         eventually(self._tunnel_addresses, what=f"addresses of {self.name}")
         for _ in range(2):  # a whole turn of its supervisor lies between the answers: all that follows is there as well
             self.running()
@@ -166,9 +171,15 @@ class Hub:
         return done.stdout.strip()
 
     def join(self, node: Node, peer: str = "", *words: str, **settings: Any) -> Client:
-        """Invite a peer and start it on the node, after which it is named by default; it is connected then."""
-        client = self.start(node, peer or node.name, *words, **settings)
+        """Invite a peer and start it on the node, after which it is named by default; both ends know then that it is
+        connected. A client knows so a moment before the server."""
+        peer = peer or node.name
+        client = self.start(node, peer, *words, **settings)
         client.wait_until_joined()
+        eventually(
+            lambda: self.peers()[peer]["connections"] >= client.connections,
+            what=f"the server knows all connections of {peer}",
+        )
         return client
 
     def start(self, node: Node, peer: str, *words: str, **settings: Any) -> Client:

@@ -17,12 +17,14 @@ BUFFER_BYTES = 1 << 24
 SO_RCVBUFFORCE = 33
 
 
+SEQUENCES = 1 << 32
+
+
 class Segment(NamedTuple):
-    """One with data. `to_server`: its direction; `port`: of the client's end."""
+    """One with data that has not passed before. `to_server`: its direction; `port`: of the client's end."""
 
     to_server: bool
     port: int
-    sequence: int
     data: bytes
 
 
@@ -38,6 +40,7 @@ class WireTap:
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._record, daemon=True)
         self.segments: list[Segment] = []
+        self._ends: dict[tuple[bool, int], int] = {}  # by direction and port: the sequence number that is next
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -67,17 +70,22 @@ class WireTap:
         data = packet[at + (packet[at + 12] >> 4) * 4 : struct.unpack_from(">H", packet, 2)[0]]
         if data and self._port in (source, destination):
             to_server = destination == self._port
-            self.segments.append(Segment(to_server, source if to_server else destination, sequence, data))
+            way = to_server, source if to_server else destination
+            again = (self._ends.get(way, sequence) - sequence) % SEQUENCES  # bytes that a kernel has sent once more
+            assert again < SEQUENCES // 2, "a segment was not recorded"
+            if again < len(data):
+                self.segments.append(Segment(*way, data[again:]))
+                self._ends[way] = (sequence + len(data)) % SEQUENCES
 
     def records(self, to_server: bool) -> list[int]:
         """The bytes of each record of one direction. The recording began between two records of each connection."""
-        streams: dict[int, dict[int, bytes]] = defaultdict(dict)
+        streams: dict[int, bytes] = defaultdict(bytes)
         for segment in self.segments:
             if segment.to_server is to_server:
-                streams[segment.port].setdefault(segment.sequence, segment.data)
+                streams[segment.port] += segment.data
         found = []
-        for by_sequence in streams.values():
-            stream, at = b"".join(by_sequence.values()), 0
+        for stream in streams.values():
+            at = 0
             while at < len(stream):
                 assert stream[at : at + 3] == b"\x17\x03\x03", "no record begins here"
                 found.append(5 + int.from_bytes(stream[at + 3 : at + 5], "big"))

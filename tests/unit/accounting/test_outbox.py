@@ -199,6 +199,7 @@ def test_on_a_read_only_disk_the_usage_is_known_and_the_rest_waits(tmp_path: Pat
 
 
 @needs_root
+@pytest.mark.alone
 def test_a_disk_that_does_not_answer_is_waited_for_by_nobody(
     driven: Driven, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -220,6 +221,7 @@ def test_a_disk_that_does_not_answer_is_waited_for_by_nobody(
 
 
 @needs_root
+@pytest.mark.alone
 def test_an_instance_that_ends_waits_for_a_disk_for_a_moment_only(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path.parent.mkdir(mode=0o700)
     driven = Driven(path)

@@ -315,6 +315,24 @@ def test_the_result_is_a_sentence_once_there_are_connections_and_addresses(monke
     assert started_instance._result(status(server=None)) == "ann is running, address 10.0.0.2"
 
 
+def test_the_result_has_all_addresses_though_they_come_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first look comes while the supervisor is about to set them; it answers when it has set them all."""
+    there: list[str] = ["10.0.0.2"]
+    asked: list[str] = []
+
+    def answer(name: str) -> dict[str, Any]:
+        asked.append(name)
+        there[:] = ["10.0.0.2", "fd00::2"]
+        return status()
+
+    monkeypatch.setattr(started_instance, "_addresses", lambda device: there)
+    monkeypatch.setattr(started_instance, "_status", answer)
+    assert started_instance._settled(status()) == "connected to vpn.example.org as ann, address 10.0.0.2, fd00::2"
+    assert asked == ["ann", "ann"]
+    there.clear()
+    assert started_instance._settled(status(state="starting")) == "" and len(asked) == 2
+
+
 def test_an_instance_that_is_not_connected_in_time_says_why() -> None:
     server = {"host": "h", "connections": 0, "trouble": []}
     assert started_instance._trouble(status(server=server)) == "is not connected to h: no answer yet"

@@ -119,6 +119,7 @@ def test_a_line_is_found_within_what_others_put_around_it(wrapped: str) -> None:
     assert small_file.bare(wrapped) == "tunnel1.abc"
 
 
+@pytest.mark.alone
 def test_a_file_system_that_hangs_costs_a_bounded_time_and_no_thread_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
