@@ -27,8 +27,8 @@ from tools.lab.network import Lab
 SECONDS = 5.0
 UNKNOWN, REFUSED = "dgram.dropped_token_unknown", "dgram.dropped_control_refused"
 MALFORMED, UNNEEDED = "dgram.dropped_segment_malformed", "dgram.segments_unneeded"
-REPLAYED, NOT_OPENED = "tun.dropped_replayed", "tun.dropped_not_opened"
-COUNTERS = UNKNOWN, REFUSED, MALFORMED, UNNEEDED, REPLAYED, NOT_OPENED
+AGAIN, NOT_OPENED = "tun.blocks_unneeded", "tun.dropped_not_opened"
+COUNTERS = UNKNOWN, REFUSED, MALFORMED, UNNEEDED, AGAIN, NOT_OPENED
 FLOOD = 3000
 MIB = 1 << 20
 
@@ -160,7 +160,7 @@ def test_a_recorded_light_block_is_opened_once(dialer: Dialer, mallory: socket.s
         header, (sealed,) = client.session.seal(LIGHT, [ping_of(client)])
         (sent,) = datagrams.send_segments(segments_of(header, sealed, 1, 0))
         expect_replies(datagrams, [ping_of(client)])
-        with counted(dialer, dropped_replayed=10):
+        with counted(dialer, blocks_unneeded=10):
             for _ in range(5):
                 mallory.send(captured(datagrams, sent))
                 datagrams.socket.send(captured(datagrams, sent))
