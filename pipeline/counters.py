@@ -80,6 +80,8 @@ COUNTERS = (
     Counter(218, "tun.dropped_not_reachable", IN, "packets from peer to peer that may_reach does not allow"),
     Counter(219, "tun.dropped_unguarded", IN, "packets for the kernel from peers with rules, while the firewall table "
             "that has their rules is missing"),
+    Counter(220, "tun.blocks_unneeded", IN, "sealed blocks that came in datagrams and by TCP: nobody had reported "
+            "them, so they were sent again"),
     Counter(32, "tcp.frames_sent", OUT, "frames with packets or shards written to connections"),
     Counter(33, "tcp.bytes_sent", OUT, "wire bytes written to connections"),
     Counter(34, "tcp.keepalives_sent", OUT, "keepalive frames sent"),

@@ -15,6 +15,7 @@ from pipeline.policy.carrier_order import KINDS, WORDS, Kind
 from pipeline.shm import datagram_status
 from pipeline.shm.datagram_status import DatagramStatus
 from pipeline.shm.layout import (
+    DATAGRAM_BULK_BY_TCP,
     DATAGRAM_CUT,
     DATAGRAM_PATH,
     DATAGRAM_RATE,
@@ -26,6 +27,7 @@ from pipeline.shm.peer_table import DATAGRAM_COUNTS, PeerTable
 TAKES_NO_DATAGRAMS = "the other end takes none: it is older, or has a rate, or another `carrier`"
 HAS_RATE = "it has a rate, which connections alone keep"
 OWN_RATE = "this end has a rate, which connections alone keep"
+BULK_BY_TCP = "light flows alone: bulk goes by TCP, since datagrams are slow and may be throttled"
 STARTING = "no dgram worker has looked at it yet"
 
 BYTES_PER_MBIT = 125_000
@@ -108,6 +110,8 @@ def peer_datagrams(why_none: str, table: PeerTable, peer: int, before: Sequence[
     state, since, reason = found.carrier
     is_open = state is State.OPEN
     at = peer * RECORD_WORDS
+    if is_open and any(words[at + DATAGRAM_BULK_BY_TCP] == table.peer_handle(peer) for words in table.datagrams_out):
+        reason = BULK_BY_TCP
     trips = [words[at + DATAGRAM_ROUND_TRIP] for words in table.datagrams_out if words[at + DATAGRAM_ROUND_TRIP]]
     cut = max(words[at + DATAGRAM_CUT] & 0xFFFF for words in table.datagrams_out) if is_open else 0
     rate = sum(words[at + DATAGRAM_RATE] for words in table.datagrams_out)

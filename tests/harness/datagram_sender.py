@@ -89,6 +89,11 @@ class FarEnd:
             self.blocks.append((key >> 32, key & 0xFFFFFFFF, bytes(slot[shard.RUN_BYTES : end])))
         return came
 
+    @property
+    def blocks_once(self) -> list[Block]:
+        """Without the copies of light blocks that came later."""
+        return list(dict.fromkeys(self.blocks))
+
     def _datagrams(self) -> Iterator[bytes]:
         with suppress(BlockingIOError):
             while True:
@@ -119,11 +124,9 @@ class FarEnd:
             bits = complete.to_bytes(64, "little").rstrip(b"\0")
             streams.append(Arrivals(number, turn & 0xFFFFFFFF, bits))
             for block in lacking:
-                n, total = block.code >> 8, (block.code >> 8) + (block.code & 0xFF)
-                for part, present in enumerate(block.present):
-                    if present.bit_count() < n:
-                        missing = ~present & (1 << total) - 1
-                        incomplete.append(Incomplete(position, block.number & 0xFFFFFFFF, part, missing))
+                for part in range(block.places.parts):
+                    if lacking_rows := block.lacking(part):
+                        incomplete.append(Incomplete(position, block.number & 0xFFFFFFFF, part, lacking_rows))
         return Report(self._counts.counts(now), tuple(streams), tuple(incomplete[:16]))
 
     def close(self) -> None:

@@ -5,8 +5,9 @@
     tick            the clock of all paths
 
 A path is published in the peer table while it is open: then the tun workers give this worker the blocks for the peer.
-It is closed there before its flag says so, and opened after it. Open paths outlive this
-process (`workers.dgram.remembered_paths`), so a successor goes on at once.
+It is closed there before its flag says so, and opened after it. With another `carrier` than "auto" blocks go to this
+worker all through the session, and wait here while no path is open. Open paths outlive this process
+(`workers.dgram.remembered_paths`), so a successor goes on at once.
 
 To one lane of a peer there may be a path by UDP, and one by fake TCP. The first of them that passes is the open one; a
 client begins the second one when it is its turn (pipeline.policy.carrier_order). Each end decides for what it sends,
@@ -36,7 +37,7 @@ from pipeline.sealing.datagram_seal import LANE_BITS, NUMBER_BITS, ControlOpener
 from pipeline.sealing.kinds import LANES_MAX
 from pipeline.shm import datagram_status
 from pipeline.shm.datagram_status import DatagramStatus
-from pipeline.shm.layout import DATAGRAM_PATH, DATAGRAM_STATE, RECORD_WORDS
+from pipeline.shm.layout import DATAGRAM_PATH, DATAGRAM_STATE, DATAGRAM_WAITS, RECORD_WORDS
 from pipeline.transport.address import format_address
 from pipeline.wire import control_datagram
 from pipeline.wire.control_datagram import Answer, Probe, Report
@@ -159,11 +160,13 @@ class Control:
         for session in present.values():
             if session.peer_handle not in self._peers:
                 self._begin(session, now)
-        handles = {peer.session.peer: handle for handle, peer in self._peers.items()}
+        sessions = {peer.session.peer: peer.session for peer in self._peers.values()}
         for index in range(len(self._words) // RECORD_WORDS):
-            at = index * RECORD_WORDS + DATAGRAM_PATH
-            if self._words[at] and not self._paths.of(handles.get(index, 0)):
-                self._words[at] = 0
+            known = sessions.get(index)
+            if known is not None:
+                self._show(known, bool(self._paths.of(known.peer_handle)))
+            elif self._words[index * RECORD_WORDS + DATAGRAM_PATH]:
+                self._words[index * RECORD_WORDS + DATAGRAM_PATH] = 0
 
     def senders_of(self, session: Session) -> dict[int, Sender]:
         return self._peers[session.peer_handle].senders
@@ -248,6 +251,7 @@ class Control:
             if control.path.address is not None:
                 self._leave(peer, control)
         del self._peers[peer.session.peer_handle]
+        self._words[peer.session.peer * RECORD_WORDS + DATAGRAM_PATH] = 0
         for words in self._status_words.values():
             datagram_status.publish(words, peer.session.peer, None)
 
@@ -385,7 +389,7 @@ class Control:
             self._paths.change()
         else:
             self._paths.open(path)
-            self._words[peer.session.peer * RECORD_WORDS + DATAGRAM_PATH] = path.peer_handle
+            self._show(peer.session, True)
             self._counters[_OPENED] += 1
             LOG.debug("datagrams: the path %s is open", _name_of(control))
         return True
@@ -394,7 +398,7 @@ class Control:
         """It is open no more."""
         path = control.path
         if all(each is path for each in self._paths.of(path.peer_handle)):
-            self._words[peer.session.peer * RECORD_WORDS + DATAGRAM_PATH] = 0
+            self._show(peer.session, False)
         self._paths.close(path)
         path.address = None
         path.segment_most = 0
@@ -402,6 +406,11 @@ class Control:
         self._remember(peer)
         self._kick()
         LOG.debug("datagrams: the path %s is closed: %s", _name_of(control), control.carrier.status.reason)
+
+    def _show(self, session: Session, is_open: bool) -> None:
+        """Let the tun workers know whether blocks for a peer go to this worker."""
+        otherwise = 0 if self._setting == "auto" else session.peer_handle | DATAGRAM_WAITS
+        self._words[session.peer * RECORD_WORDS + DATAGRAM_PATH] = session.peer_handle if is_open else otherwise
 
     def _publish(self, peer: _Peer, now: int) -> None:
         """Publish the best of the peer's paths of each kind, for observers."""

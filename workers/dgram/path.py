@@ -43,8 +43,9 @@ class Path:
     """One way to one lane of a peer. `segments`: sends on it."""
 
     __slots__ = (
-        "address", "ancillary", "doubted", "is_open", "outstanding_since", "peer_handle", "probed_round_trip",
-        "remote_lane", "reported", "reports", "round_trip", "segment_most", "segments", "sent_ns", "session", "too_big",
+        "address", "ancillary", "doubted", "is_open", "is_resumed", "outstanding_since", "peer_handle",
+        "probed_round_trip", "remote_lane", "reported", "reports", "round_trip", "segment_most", "segments", "sent_ns",
+        "session", "too_big",
     )  # fmt: skip
 
     def __init__(self, session: Session, remote_lane: int, segments: SegmentSender) -> None:
@@ -58,6 +59,7 @@ class Path:
         self.ancillary: Ancillary = []  # of sendmsg: the address that it goes out from
         self.segment_most = 0  # bytes of UDP payload; 0: nothing may go
         self.is_open = False
+        self.is_resumed = False  # it was open in the process before this one
         self.reported: int | None = None  # the latest sequence of which anything was reported, modulo 2^32
         self.probed_round_trip = 0  # ns, of the latest probe; 0: not known
         self.reports: Reports = deque(maxlen=REPORTS_KEPT)  # the outbound duty pops
@@ -68,7 +70,7 @@ class Path:
         self.sent_ns = 0  # when it has sent last
 
         # set by the outbound duty
-        self.too_big = False  # the interface refused a segment for its size
+        self.too_big = False  # the interface refused a segment for its size, or none of that size arrives
         self.doubted = False  # the kernel says that nothing gets there
 
 

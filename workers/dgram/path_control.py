@@ -126,6 +126,7 @@ class PathControl:
         Probes find out whether that holds. They also tell the other end from which process segments come now: it
         reports those of no other.
         """
+        self.path.is_resumed = True
         self._lead_to(address, way)
         self.carrier.due(now)
         self.carrier.answered(now)
@@ -211,8 +212,7 @@ class PathControl:
         if path.doubted:
             path.doubted = False
             carrier.doubt()
-        if has_read_all:
-            carrier.update(path.outstanding_since, now, rtt)
+        carrier.update(path.outstanding_since, now, rtt, has_read_all)
         if carrier.status.state is State.DARK:
             self._doubt()
         if self._late is not None and now >= self._late[0]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.peers.peer_datagrams import HAS_RATE, STARTING
+from pipeline.peers.peer_datagrams import BULK_BY_TCP, HAS_RATE, STARTING
 from pipeline.peers.peer_status import PeerRow, PeerStatus, describe_peers
 from pipeline.policy.carrier import MISSED, NOT_YET, PASSES, CarrierStatus, State
 from pipeline.shm import datagram_status, layout, peer_table, segment
@@ -19,6 +19,7 @@ from pipeline.shm.peer_table import PeerTable
 
 PEER, HANDLE = 1, 4096 + 1
 NOW, SINCE = 10**12, 10**12 - 3 * 10**9
+OUT_WORDS = ("SENT_BYTES", "RATE", "ROUND_TRIP", "SENT_SEGMENTS", "LOST_SEGMENTS", "CUT", "BULK_BY_TCP")
 HERE = DatagramServer.at("2001:db8::7", 4500)
 
 
@@ -32,8 +33,7 @@ class Seen:
     def write(self, lane: int = 0, **words: int) -> None:
         for name, value in words.items():
             word = getattr(layout, f"DATAGRAM_{name}")
-            is_out = name in ("SENT_BYTES", "RATE", "ROUND_TRIP", "SENT_SEGMENTS", "LOST_SEGMENTS", "CUT")
-            records = self.table.datagrams_out if is_out else self.table.datagrams_in
+            records = self.table.datagrams_out if name in OUT_WORDS else self.table.datagrams_in
             records[lane][PEER * RECORD_WORDS + word] = value
 
     def say(self, state: State, reason: str, lane: int = 0) -> None:
@@ -114,6 +114,16 @@ def test_where_neither_kind_passes_the_reasons_of_both_are_said(seen: Seen) -> N
     assert found["carrier"] == "tcp" and found["datagrams"] is not None
     assert found["datagrams"]["state"] == "dark"
     assert found["datagrams"]["reason"] == f"UDP: {MISSED}; fake TCP: {NOT_YET}"
+
+
+def test_a_peer_whose_bulk_goes_by_tcp_has_a_reason_for_that(seen: Seen) -> None:
+    seen.say(State.OPEN, PASSES)
+    seen.write(PATH=HANDLE, BULK_BY_TCP=HANDLE - 4096)
+    assert seen.status()["datagrams"]["reason"] == PASSES, "that was another session"
+    seen.write(1, BULK_BY_TCP=HANDLE)
+    found = seen.status()
+    assert (found["carrier"], found["datagrams"]["state"]) == ("udp", "open")
+    assert found["datagrams"]["reason"] == BULK_BY_TCP
 
 
 @pytest.mark.parametrize(("setting", "carrier"), [("auto", "tcp"), ("udp", "none"), ("faketcp", "none")])

@@ -190,6 +190,7 @@ def test_the_words_of_a_record_are_different_words_and_fit_it() -> None:
             "DATAGRAM_ROUND_TRIP",
             "DATAGRAM_LOST_",
             "DATAGRAM_CUT",
+            "DATAGRAM_BULK_",
         ),
     ):
         words = [value for name, value in vars(layout).items() if name.startswith(kinds)]

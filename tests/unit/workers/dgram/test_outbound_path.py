@@ -197,7 +197,7 @@ def test_light_blocks_pass_a_train_that_pauses(make: Callable[..., Ends]) -> Non
     ends.step(reports=False)
     assert ends.far.blocks == ends.sent[1:]
     ends.steps(0.2)
-    assert ends.far.blocks == [*ends.sent[1:], ends.sent[0]]
+    assert ends.far.blocks_once == [*ends.sent[1:], ends.sent[0]]
     assert [fields[0] for fields in ends.far.fields] == list(range(len(ends.far.fields))), "in the order of the wire"
 
 
@@ -273,7 +273,7 @@ def test_rows_of_several_blocks_go_out_in_turn_where_losses_come_in_bursts(make:
     loses(ends, 0.02)
     plan = ends.out.feedback.plan
     made = plan.cut(20_000, SEGMENT_MOST - 28)
-    plan._cuts[20_000] = made._replace(spread=4)
+    plan._bulk_cuts[20_000] = made._replace(spread=4)
     for _ in range(4):
         assert ends.out.has_room()
         ends.add(20_000)
