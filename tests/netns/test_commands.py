@@ -77,7 +77,7 @@ def test_status_for_programs_has_the_published_shape(instances: Instances) -> No
 def test_the_answers_of_both_ends_have_the_documented_keys_and_no_others(instances: Instances) -> None:
     found: set[str] = set()
     for instance in instances:
-        eventually(lambda: instance.wait_for_spares("tun"), 30.0, "a spare of tun workers")
+        eventually(lambda: instance.wait_for_spares("tun"), 60.0, "a spare of tun workers")
         found |= set(keys_of(json.loads(instance.command("status", "--json").stdout)))
     lists = {name.partition("[]")[0] for name in KEYS if "[]" in name}
     assert found - set(KEYS) - lists == set()

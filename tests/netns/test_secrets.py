@@ -36,7 +36,7 @@ def secret_forms(keys_by_name: dict[str, bytes]) -> dict[str, bytes]:
 
 def holders(instance: Instance, wanted: dict[str, bytes]) -> dict[str, set[str]]:
     """The processes of an instance that hold any of these, with what they hold."""
-    assert instance.wait_for_spares("tcp", "fec", "tun")
+    eventually(lambda: instance.wait_for_spares("tcp", "fec", "tun"), 60.0, "a spare of each kind")
     pids = instance.pids()
     assert {name.split("-")[0] for name in pids} >= {"supervisor", "tcp", "fec", "tun", "spare tcp"}
     found = {name: found_in(pid, wanted) for name, pid in pids.items()}
