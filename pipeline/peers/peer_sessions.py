@@ -28,6 +28,9 @@ from pipeline.wire.messages import ACCEPTS_SHARDS, TAKES_DATAGRAMS, Hello
 
 CONNECTING_NS = UNSEEN_NS
 
+SAME_PORT = 0
+"""As the `datagram_port` of a WELCOME: the port that the client has dialed, whatever leads from there to ours."""
+
 
 class PeerSession(NamedTuple):
     """The session that has an index. `row`: the peer as observers see it, with the counts when the session began."""
@@ -44,11 +47,20 @@ class PeerSession(NamedTuple):
     takes_datagrams: bool = False  # the client does, as its HELLO says
 
 
+class DatagramPorts(NamedTuple):
+    """At which a server takes datagrams, as a WELCOME says (wire.messages)."""
+
+    udp: int | None = None
+    fake_tcp: int = 0
+
+
 class Seals(NamedTuple):
-    """Where blocks are sealed: the keeper of the keys, and the suite that this machine prefers."""
+    """Where blocks are sealed: the keeper of the keys, the suite that this machine prefers, and where datagrams with
+    blocks are taken."""
 
     sessions: SealedSessions
     suite: int
+    ports: DatagramPorts = DatagramPorts()
 
 
 class PeerSessions:
@@ -186,6 +198,12 @@ class PeerSessions:
 
     def uses_datagrams(self, peer: int) -> bool:
         return self._seals is not None and self._seals.sessions.uses_datagrams(self.handle_of(peer))
+
+    def datagram_ports(self, peer: int) -> DatagramPorts:
+        """Where this session may send datagrams."""
+        if self._seals is None or not self.uses_datagrams(peer):
+            return DatagramPorts()
+        return self._seals.ports
 
     def tick(self, now: int) -> bool:
         """The epochs of sealed sessions go on: whether one has changed."""

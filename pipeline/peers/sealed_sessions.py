@@ -71,8 +71,8 @@ class SealedSessions:
             self._datagrams.erase(peer_handle)
         else:
             suite, send, receive = kept.session.datagram_secrets()
-            record = DatagramSecrets(peer_handle, suite, server.host, server.port, send, receive, server.scope)
-            self._datagrams.write(record)
+            host, port, scope, fake_tcp_port = server
+            self._datagrams.write(DatagramSecrets(peer_handle, suite, host, port, send, receive, scope, fake_tcp_port))
 
     def tick(self, now: int) -> bool:
         if now < self._next_tick_ns:

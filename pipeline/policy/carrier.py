@@ -5,14 +5,14 @@
     open       datagrams pass
     dark       they do not, or no more
 
-    `carrier`   open         probing, dark   off
-    auto        datagrams    TCP             TCP
-    udp         datagrams    nowhere         nowhere
-    tcp                                      TCP
+    `carrier`      open         probing, dark   off
+    auto           datagrams    TCP             TCP
+    udp, faketcp   datagrams    nowhere         nowhere
+    tcp                                         TCP
 
 With "udp" blocks are dropped while no datagram passes, as by any tunnel over UDP. So nothing is sent by TCP but the
 handshake and the end of a session: a path where TCP is slow, or dear, is not used by surprise. `status` says why
-nothing passes. "auto" is for all others.
+nothing passes. "auto" is for all others. Which datagrams it tries, and in which order: pipeline.policy.carrier_order.
 
     probing -> open    a probe is answered
     open -> dark       segments are outstanding, and for ROUND_TRIPS and SILENT_NS nothing was reported; or MISSES
@@ -35,7 +35,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
-Setting = Literal["auto", "tcp", "udp"]
+Setting = Literal["auto", "tcp", "udp", "faketcp"]
 
 MS = 1_000_000
 ROUND_TRIPS, SILENT_NS = 3, 100 * MS
@@ -95,7 +95,7 @@ class Carrier:
     """`is_offered`: whether the other end has datagrams."""
 
     def __init__(self, setting: Setting, is_offered: bool, now: int) -> None:
-        self._otherwise = Way.NOWHERE if setting == "udp" else Way.TCP
+        self._otherwise = Way.TCP if setting in ("auto", "tcp") else Way.NOWHERE
         if setting == "tcp":
             self.status = CarrierStatus(State.OFF, now, OFF_BY_SETTING)
         elif not is_offered:

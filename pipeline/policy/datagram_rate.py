@@ -136,6 +136,16 @@ class RateControl:
     def usual_loss(self) -> float:
         return self._losses.usual
 
+    def resume(self, rate: float, round_trip: int, now: int) -> None:
+        """Begin with what a predecessor knew of the path: bytes a second, and ns. It may hold no more: a rate that is
+        too high falls after FALLEN round trips, and one that is too low grows by UP."""
+        self.rate = self._full_rate = rate
+        self._rates = [rate] * ROUNDS
+        self._full_rounds = FULL_ROUNDS
+        self._know_round_trip(round_trip)
+        self._enter(CRUISE, now)
+        self._set(now)
+
     def on_sent(self, now: int, sent: int, highest: int, emptied: bool) -> None:
         """A burst went out. `sent`: bytes ever; `highest`: its last sequence; `emptied`: nothing waits behind it."""
         self._samples.on_sent(now, sent, highest, emptied, self.phase)

@@ -27,6 +27,7 @@ from pipeline.shm import link_requests
 from pipeline.shm.layout import (
     DATAGRAM_BULK_BY_TCP,
     DATAGRAM_PATH,
+    DATAGRAM_WAITS,
     LIGHT_LANES_SHIFT,
     LINK_ACCEPTS_SHARDS,
     LINK_ESTABLISHED,
@@ -105,7 +106,7 @@ class LinkView:
         self._by_tcp_words = attachment.peer_table.datagrams_out if datagrams else []
         self._peer_words = attachment.peer_table.records
         self._alone = self._words[0] if len(self._words) == 1 and not self._datagram_words else None
-        self._lane = attachment.worker.lane
+        self._lane: int = attachment.worker.lane
         self._most = attachment.peer_table.status_rows  # connections of a worker, even if it runs amok
         self._states: dict[int, LinkState] = {}  # by peer index
 
@@ -182,13 +183,18 @@ class LinkView:
         return state
 
     def _lane_with_path(self, words: Sequence[int]) -> int | None:
-        """The lane whose dgram worker has a path to the peer, this one first. `words`: a handle of each lane for which
-        that is so, one of each for whose bulk it is not, and the current handle."""
+        """The lane whose dgram worker has a path to the peer, or else takes its blocks without one; this one first.
+        `words`: a handle of each lane for which that is so, one of each for whose bulk it is not, and the current
+        handle."""
         if not words or not words[-1]:
             return None
         handles, current = words[: len(self._datagram_words)], words[-1]
-        lanes = (self._lane, *range(len(handles)))
-        return next((lane for lane in lanes if handles[lane] == current), None)
+        lanes: list[int] = [self._lane, *range(len(handles))]
+        for wanted in (current, current | DATAGRAM_WAITS):
+            for lane in lanes:
+                if handles[lane] == wanted:
+                    return lane
+        return None
 
     def _paths(self, peer: int, records: Sequence[Sequence[int]]) -> list[Paths]:
         """The paths of each consumer's connections."""

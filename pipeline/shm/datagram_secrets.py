@@ -13,7 +13,7 @@ from typing import NamedTuple
 from pipeline.shm.secret_table import VERSION_BYTES, SecretTable
 
 _RECORD_BYTES = 128
-_LAYOUT = struct.Struct("<QI16sH2x32s32sI")
+_LAYOUT = struct.Struct("<QI16sH2x32s32sIH")
 
 assert VERSION_BYTES + _LAYOUT.size <= _RECORD_BYTES
 
@@ -24,20 +24,21 @@ class DatagramServer(NamedTuple):
     """Where datagrams for a server go. All zeros at a server itself."""
 
     host: bytes = NO_HOST  # an IPv6 address, or an IPv4 address mapped into IPv6 (RFC 4291, 2.5.5.2)
-    port: int = 0
+    port: int = 0  # for UDP; 0: it takes none
     scope: int = 0  # number of the interface of a link-local address
+    fake_tcp_port: int = 0  # 0: it takes none
 
     @classmethod
-    def at(cls, address: str, port: int, scope: int = 0) -> DatagramServer:
+    def at(cls, address: str, port: int, scope: int = 0, fake_tcp_port: int = 0) -> DatagramServer:
         """`address`: IPv4 or IPv6, without a zone."""
         found = ipaddress.ip_address(address)
         if found.version == 4:
-            return cls(b"\0" * 10 + b"\xff\xff" + found.packed, port)
-        return cls(found.packed, port, scope)
+            return cls(b"\0" * 10 + b"\xff\xff" + found.packed, port, 0, fake_tcp_port)
+        return cls(found.packed, port, scope, fake_tcp_port)
 
 
 class DatagramSecrets(NamedTuple):
-    """`host`, `port`, `scope`: see DatagramServer."""
+    """`host`, `port`, `scope`, `fake_tcp_port`: see DatagramServer."""
 
     peer_handle: int
     suite: int
@@ -46,6 +47,7 @@ class DatagramSecrets(NamedTuple):
     send: bytes
     receive: bytes
     scope: int = 0
+    fake_tcp_port: int = 0
 
 
 class DatagramSecretTable(SecretTable[DatagramSecrets]):

@@ -101,10 +101,11 @@ def set_up(
     if config.encryption == "tls" and not config.compat:
         run.seal_memory = SealMemory(role.capacity, config.lanes)
         clean_up(run.seal_memory.close)
-        if entries.datagrams is not None:
+        if entries.datagrams.kinds:
             run.datagram_memory = DatagramMemory(role.capacity, config.lanes)
             clean_up(run.datagram_memory.close)
-        role.use_keys(run.seal_memory.keys, run.datagram_memory.secrets if run.datagram_memory is not None else None)
+        secrets_of_datagrams = run.datagram_memory.secrets if run.datagram_memory is not None else None
+        role.use_keys(run.seal_memory.keys, secrets_of_datagrams, entries.datagrams)
     if isinstance(role, ServerRole) and entries.reach is not None:
         run.reach_memory = ReachMemory(config.lanes)
         clean_up(run.reach_memory.close)

@@ -27,9 +27,9 @@ from pipeline.wire.control_datagram import Report
 from tests.harness.datagram_sender import CODEC, SEGMENT_MOST, session_of
 from tools.lab.link_model import LinkModel, LinkSpec
 from workers.dgram.outbound_path import OutboundPath
-from workers.dgram.path import Path
+from workers.dgram.path import Path, Pieces
 from workers.dgram.reports import AGAIN_NS, REPORT_NS
-from workers.dgram.segment_socket import SEGMENTS_MOST, Pieces
+from workers.dgram.segment_socket import SEGMENTS_MOST
 
 MS = 1_000_000
 SECOND = 1000 * MS
@@ -45,11 +45,11 @@ class VirtualWay:
         session = session_of(1 << 12)
         self._token, self._mask = session.send_token, session.send_mask(1)
         self._forth, self._back = LinkModel(spec, "forth"), LinkModel(back or spec, "back")
-        self.path = Path(session, 0)
+        self.path = Path(session, 0, self)
         self.path.address, self.path.segment_most, self.path.is_open = ("", 0), SEGMENT_MOST, True
         self.counters = memoryview(bytearray(8 * 320)).cast("Q")
         memory = BufferPool(64 << 20)
-        self.out = OutboundPath(self.path, Segmenter(CODEC, 7, 1024), memory, self, self.counters, self.now)
+        self.out = OutboundPath(self.path, Segmenter(CODEC, 7, 1024), memory, self.counters, self.now)
         self._assembly = Assembly(CODEC, self.counters, 64 << 20, WAIT_OF_PATHS_NS)
         self._counts: ArrivalCounts | None = None
         self._reported_at = self._heard_at = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tests.netns.harness.full_tunnel import Tunnel
 from tests.netns.harness.hub import BOTH, Client, Hub, established, reaches
 from tests.netns.harness.instance import Instance
 from tests.netns.harness.uplink import OUTSIDE, World
+from tests.netns.harness.wall import UDP, fake_tcp_to, wall
 from tests.support import eventually
 from tools.lab.link_model import LinkSpec
 from tools.lab.network import Lab, Node
@@ -25,16 +26,6 @@ from tools.load.flows import TcpFlow
 pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
-WALL = """
-table inet wall {
-    chain arrive {
-        type filter hook prerouting priority raw; policy accept;
-        iifname "link0" meta l4proto udp drop
-    }
-}
-"""
-
-
 THROTTLE = """
 table inet throttle {
     chain arrive {
@@ -44,16 +35,6 @@ table inet throttle {
 }
 """
 THROTTLED_FOR_SECONDS = 40
-
-
-@contextmanager
-def wall(node: Node) -> Iterator[None]:
-    """No datagram comes to this node from outside."""
-    node.run(["nft", "-f", "-"], input=WALL)
-    try:
-        yield
-    finally:
-        node.run(["nft", "delete", "table", "inet", "wall"])
 
 
 def in_datagrams(instance: Instance) -> int:
@@ -115,7 +96,7 @@ def test_where_datagrams_end_connections_go_on_and_later_datagrams_again(lab: La
         client = joined(hub, lab["one"])
         with Flow(client, hub.server) as flow:
             flow.wait_for(MIB)
-            with wall(hub.node):
+            with wall(hub.node, UDP, fake_tcp_to(hub.port + 1)):
                 flow.wait_for(MIB)
                 before = on_connections(client)
                 flow.wait_for(4 * MIB)
@@ -132,9 +113,14 @@ def _sends_datagrams_alone(source: Instance, flow: Flow) -> bool:
 def test_with_udp_nothing_goes_by_connections_while_no_datagram_passes(lab: Lab, tmp_path: Path) -> None:
     with Hub(lab, tmp_path, carrier="udp") as hub:
         client = joined(hub, lab["one"], "udp")
-        with wall(hub.node), wall(client.node):
+        with wall(hub.node, UDP), wall(client.node, UDP):
             eventually(lambda: not reaches(client.node, hub.server.address, count=1, seconds=0.3), what="the wall")
+            before = on_connections(client) + on_connections(hub.server)
             assert not reaches(client.node, hub.server.address, count=1, seconds=2)
+            for node, address in ((client.node, hub.server.address), (hub.node, client.address)):
+                for _ in range(5):
+                    assert not reaches(node, address, count=1, seconds=0.2)
+            assert on_connections(client) + on_connections(hub.server) == before
             assert established(client) == 8
         eventually(lambda: reaches(client.node, hub.server.address, count=1, seconds=0.3), 20, "datagrams again")
 

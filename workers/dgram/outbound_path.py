@@ -36,9 +36,9 @@ from pipeline.policy.copy_budget import CopyBudget
 from pipeline.policy.datagram_rate import REPORT_NS
 from pipeline.policy.path_mtu import BASE
 from workers.dgram.kept_blocks import NOT_SENT, KeptBlock, KeptBlocks
-from workers.dgram.path import Path
+from workers.dgram.path import Path, Pieces
 from workers.dgram.path_feedback import PathFeedback
-from workers.dgram.segment_socket import FULL, SEGMENTS_MOST, TOO_BIG, Pieces, SegmentSocket
+from workers.dgram.segment_socket import FULL, SEGMENTS_MOST, TOO_BIG
 from workers.dgram.unsent import Header, RowsAgain, SingleRow, TrainGroup, Unsent
 
 MS = 1_000_000
@@ -75,7 +75,6 @@ class OutboundPath:
         path: Path,
         segmenter: Segmenter,
         memory: BufferPool,
-        socket: SegmentSocket,
         counters: memoryview,
         now: int,
     ) -> None:
@@ -84,7 +83,7 @@ class OutboundPath:
         self.more = False
         self._plan = self.feedback.plan
         self._memory = memory
-        self._socket = socket
+        self._socket = path.segments
         self._counters = counters
         self._header = Header(segmenter, path.session.send_token, path.session.send_mask(SEGMENTS_MOST))
         self._kept = KeptBlocks(self._on_done)
@@ -415,6 +414,11 @@ class OutboundPath:
             kept.train = None
             self._free(kept)
         return every
+
+    def use(self, path: Path) -> None:
+        """It goes on by this path to that lane, such as one of another kind of datagrams. Before: go_dark()."""
+        self.path = path
+        self._socket = path.segments
 
     def go_dark(self, now: int) -> list[KeptBlock]:
         """The path is closed. It begins anew when it is opened again."""

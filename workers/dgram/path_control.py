@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import errno
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from os import urandom
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pipeline.policy.carrier import Carrier, Setting, State
 from pipeline.policy.nat_keepalive import SECOND, NatKeepalive
@@ -57,17 +58,28 @@ class _Asked(NamedTuple):
 
 
 class PathControl:
-    """`way`: of a client's server; None: the path is a server's, and has to be found. `process`: of the other end."""
-
-    process = -1
+    """`server`: of a client; None: the path is a server's, and its way has to be found. `overhead`: bytes of headers in
+    front of a datagram, by version of IP. `reaches`: whether datagrams can be sent to an address at all now. `doubt`:
+    lets the socket know that nothing gets through."""
 
     def __init__(
-        self, path: Path, setting: Setting, send: Sender, now: int, server: tuple[Address, Way] | None = None
+        self,
+        path: Path,
+        setting: Setting,
+        send: Sender,
+        now: int,
+        server: tuple[Address, Way] | None = None,
+        overhead: Mapping[int, int] = OVERHEAD,
+        reaches: Callable[[tuple[Any, ...]], bool] = lambda address: True,
+        doubt: Callable[[], None] = lambda: None,
     ) -> None:
         self.path = path
         self.carrier = Carrier(setting, True, now)
         self.heard_ns = now
         self._send_to = send
+        self._overhead = overhead
+        self._reaches = reaches
+        self._doubt = doubt
         self._return = ReturnAddress()
         self._ways: dict[Address, Way] = {}
         self._is_client = server is not None
@@ -99,6 +111,12 @@ class PathControl:
         return self.carrier.status.state is State.OPEN and self._mtu.size > 0 and self.way is not None
 
     @property
+    def is_reached(self) -> bool:
+        """Whether datagrams can be sent on its way now."""
+        way = self.way
+        return way is None or self._reaches(way.address)
+
+    @property
     def _round_trip(self) -> int:
         return self.path.round_trip or self.path.probed_round_trip
 
@@ -108,18 +126,24 @@ class PathControl:
         Probes find out whether that holds. They also tell the other end from which process segments come now: it
         reports those of no other.
         """
+        self.path.is_resumed = True
         self._lead_to(address, way)
         self.carrier.due(now)
-        for _ in range(RESUMING_PROBES):
-            self._probe(BASE, address, now)
         self.carrier.answered(now)
-        self.carrier.doubt()
         self._mtu.answered(size, now)
+        self.show(now)
+
+    def show(self, now: int) -> None:
+        """Let the other end see at once which process sends, and from where."""
+        if self._return.address is not None:
+            for _ in range(RESUMING_PROBES):
+                self._probe(BASE, self._return.address, now)
+            self.carrier.doubt()
 
     def _lead_to(self, address: Address, way: Way) -> None:
         self._return.address = address
         self._ways[address] = way
-        self._mtu = PathMtu(_most(address))
+        self._mtu = PathMtu(self._most(address))
 
     # -- control datagrams come
 
@@ -173,7 +197,7 @@ class PathControl:
         """The path leads elsewhere. An address is proved by BASE bytes at least, and nothing more is known of it."""
         address = self._return.address
         if change is Change.HOST and address is not None:
-            self._mtu = PathMtu(_most(address))
+            self._mtu = PathMtu(self._most(address))
             self._mtu.answered(BASE, now)
 
     # -- the clock
@@ -189,6 +213,8 @@ class PathControl:
             path.doubted = False
             carrier.doubt()
         carrier.update(path.outstanding_since, now, rtt, has_read_all)
+        if carrier.status.state is State.DARK:
+            self._doubt()
         if self._late is not None and now >= self._late[0]:
             _, body, way = self._late
             self._late = None
@@ -196,7 +222,7 @@ class PathControl:
         asked = self._return.challenge(BASE, now, rtt) if not self._is_client else None
         if asked is not None:
             self._probe(BASE, asked, now)
-        if self._return.address is not None:
+        if self._return.address is not None and self.is_reached:
             self._probe_size_and_carrier(self._return.address, now, rtt)
             if self._nat is not None and carrier.status.state is State.OPEN:
                 self._keep_alive(self._nat, self._return.address, now, rtt)
@@ -265,7 +291,6 @@ class PathControl:
         if error not in (errno.EAGAIN, errno.ENOBUFS, errno.EMSGSIZE):
             self.carrier.doubt()
 
-
-def _most(address: Address) -> int:
-    """The largest UDP payload that is tried."""
-    return INTERFACE_MOST - OVERHEAD[6 if ":" in address.host else 4]
+    def _most(self, address: Address) -> int:
+        """The largest payload of a datagram that is tried."""
+        return INTERFACE_MOST - self._overhead[6 if ":" in address.host else 4]

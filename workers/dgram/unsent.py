@@ -16,7 +16,8 @@ from typing import NamedTuple, Protocol
 from pipeline.datagram.segment import HEADER_BYTES, Mask
 from pipeline.datagram.segmenter import Segmenter, Train
 from workers.dgram.kept_blocks import KeptBlock
-from workers.dgram.segment_socket import SEGMENTS_MOST, Pieces
+from workers.dgram.path import Pieces
+from workers.dgram.segment_socket import SEGMENTS_MOST
 
 
 class Header(NamedTuple):

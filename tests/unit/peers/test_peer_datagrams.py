@@ -79,7 +79,41 @@ def test_a_peer_with_an_open_path_has_its_figures_and_those_of_all_lanes(seen: S
         "sent_bytes": 600,
         "received_bytes": 70,
         "recovered_blocks": 0,
+        "carriers": [
+            {
+                "carrier": "udp",
+                "state": "open",
+                "reason": PASSES,
+                "state_seconds": 3.0,
+                "endpoint": "[2001:db8::7]:4500",
+            }
+        ],
     }
+
+
+def test_a_peer_whose_blocks_go_by_fake_tcp_has_its_figures_and_says_why_not_by_udp(seen: Seen) -> None:
+    seen.say(State.DARK, MISSED)
+    status = DatagramStatus(CarrierStatus(State.OPEN, SINCE, PASSES), HERE.host, 444, 1400)
+    datagram_status.publish(seen.table.datagrams_fake_tcp[1], PEER, status)
+    seen.write(1, PATH=HANDLE)
+    found = seen.status()
+    assert found["carrier"] == "faketcp"
+    about = found["datagrams"]
+    assert about is not None
+    assert (about["state"], about["endpoint"], about["segment_bytes"]) == ("open", "[2001:db8::7]:444", 1400)
+    assert about["reason"] == f"UDP: {MISSED}"
+    assert [(each["carrier"], each["state"]) for each in about["carriers"]] == [("udp", "dark"), ("faketcp", "open")]
+
+
+def test_where_neither_kind_passes_the_reasons_of_both_are_said(seen: Seen) -> None:
+    seen.say(State.DARK, MISSED)
+    datagram_status.publish(
+        seen.table.datagrams_fake_tcp[0], PEER, DatagramStatus(CarrierStatus(State.PROBING, SINCE, NOT_YET))
+    )
+    found = seen.status()
+    assert found["carrier"] == "tcp" and found["datagrams"] is not None
+    assert found["datagrams"]["state"] == "dark"
+    assert found["datagrams"]["reason"] == f"UDP: {MISSED}; fake TCP: {NOT_YET}"
 
 
 def test_a_peer_whose_bulk_goes_by_tcp_has_a_reason_for_that(seen: Seen) -> None:
@@ -92,7 +126,7 @@ def test_a_peer_whose_bulk_goes_by_tcp_has_a_reason_for_that(seen: Seen) -> None
     assert found["datagrams"]["reason"] == BULK_BY_TCP
 
 
-@pytest.mark.parametrize(("setting", "carrier"), [("auto", "tcp"), ("udp", "none")])
+@pytest.mark.parametrize(("setting", "carrier"), [("auto", "tcp"), ("udp", "none"), ("faketcp", "none")])
 def test_a_path_that_is_not_open_leaves_its_blocks_to_tcp_or_to_nobody(seen: Seen, setting: str, carrier: str) -> None:
     seen.say(State.DARK, MISSED)
     seen.write(RATE=5_000_000, ROUND_TRIP=41_500, CUT=10 << 8 | 2)

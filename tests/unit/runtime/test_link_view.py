@@ -16,6 +16,7 @@ from pipeline.shm.layout import (
     DATAGRAM_BULK_BY_TCP,
     DATAGRAM_PATH,
     DATAGRAM_RECEIVED_BYTES,
+    DATAGRAM_WAITS,
     LINK_RECEIVED_BYTES,
     PEER_INDEX_BITS,
     RECORD_WORDS,
@@ -300,6 +301,7 @@ def test_a_state_that_was_seen_before_is_as_true_as_one_that_was_not(
 # -- datagrams
 
 HANDLE, HANDLE_BEFORE = (session << PEER_INDEX_BITS | PEER for session in (9, 8))
+WAITS = HANDLE | DATAGRAM_WAITS
 
 
 @pytest.fixture
@@ -324,9 +326,12 @@ def paths(run: Run, *handles: int) -> None:
         ((HANDLE, 0, HANDLE), 0),
         ((0, 0, HANDLE), 2),
         ((HANDLE_BEFORE, HANDLE_BEFORE, HANDLE), 2),
+        ((WAITS, HANDLE, WAITS), 1),
+        ((WAITS, WAITS, WAITS), LANE),
+        ((0, WAITS, HANDLE_BEFORE | DATAGRAM_WAITS), 1),
     ],
 )
-def test_while_a_dgram_worker_has_a_path_to_the_peer_it_is_the_consumer_and_nothing_is_coded_or_copied(
+def test_while_a_dgram_worker_has_a_path_to_the_peer_or_waits_for_one_it_is_the_consumer_and_nothing_is_coded_or_copied(
     datagram_run: Run, handles: tuple[int, ...], lane: int
 ) -> None:
     paths(datagram_run, *handles)
@@ -336,7 +341,9 @@ def test_while_a_dgram_worker_has_a_path_to_the_peer_it_is_the_consumer_and_noth
     assert state.offloads == 5
 
 
-@pytest.mark.parametrize("handles", [(0, 0, 0), (HANDLE_BEFORE,) * 3, (HANDLE + 1,) * 3])
+@pytest.mark.parametrize(
+    "handles", [(0, 0, 0), (HANDLE_BEFORE,) * 3, (HANDLE + 1,) * 3, (HANDLE_BEFORE | DATAGRAM_WAITS,) * 3]
+)
 def test_without_a_path_to_this_session_of_the_peer_the_connections_are_all_there_is(
     datagram_run: Run, handles: tuple[int, ...]
 ) -> None:

@@ -36,15 +36,14 @@ class Ends:
         session = session_of(1 << 12)
         self.far = FarEnd(session, fate)
         self._socket = udp_socket()
-        self.path = Path(session, 0)
-        self.path.address, self.path.segment_most, self.path.is_open = self.far.address, SEGMENT_MOST, True
         self.counters = memoryview(bytearray(8 * 320)).cast("Q")
+        self.path = Path(session, 0, SegmentSocket(self._socket, self.counters))
+        self.path.address, self.path.segment_most, self.path.is_open = self.far.address, SEGMENT_MOST, True
         self.memory = BufferPool(64 << 20)
         self.out = OutboundPath(
             self.path,
             Segmenter(CODEC, 7, 1024),
             self.memory,
-            SegmentSocket(self._socket, self.counters),
             self.counters,
             self.now,
         )
