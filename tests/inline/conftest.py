@@ -29,6 +29,13 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No shard is given up because this machine is slow. Without a missing block nothing waits for these times."""
     monkeypatch.setattr("pipeline.fec.reassembly.KEEP_NS", 60_000_000_000)
     monkeypatch.setitem(WAIT_NS, framing.BULK, 5_000_000_000)
+    monkeypatch.setattr("workers.dgram.reception.WAIT_OF_PATHS_NS", 5_000_000_000)
+
+
+@pytest.fixture(autouse=True)
+def keeps_its_carrier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bulk is not tried on TCP because this machine is slow."""
+    monkeypatch.setattr("pipeline.policy.bulk_carrier.LIMITED_NS", 3600_000_000_000)
 
 
 @pytest.fixture
