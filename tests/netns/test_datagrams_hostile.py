@@ -106,16 +106,16 @@ def a_token_alone(datagrams: DatagramClient) -> bytes:
     return datagrams.keys.data_token
 
 
-STRANGERS: dict[str, tuple[Callable[[DatagramClient], bytes], str]] = {
+OUTSIDERS: dict[str, tuple[Callable[[DatagramClient], bytes], str]] = {
     "garbage": (garbage, UNKNOWN),
     "of the way back": (of_the_way_back, UNKNOWN),
     "a token and no more": (a_token_alone, UNKNOWN),
 }
 
 
-@pytest.mark.parametrize("what", STRANGERS)
+@pytest.mark.parametrize("what", OUTSIDERS)
 def test_a_datagram_without_a_token_of_a_session_is_counted(dialer: Dialer, mallory: socket.socket, what: str) -> None:
-    make, counter = STRANGERS[what]
+    make, counter = OUTSIDERS[what]
     with in_datagrams(dialer) as (client, datagrams):
         with counted(dialer, **{counter.partition(".")[2]: 20}):
             for _ in range(20):
