@@ -39,6 +39,7 @@ from pipeline.peers.peer_datagrams import OWN_RATE, TAKES_NO_DATAGRAMS
 from pipeline.peers.peer_status import PeerRow, unsealed
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.runtime.supervisor_channel import (
+    NoteReport,
     OwnProof,
     ProofRequest,
     ServerFound,
@@ -199,8 +200,10 @@ class ClientRole:
         return {"server": server, "notes": notes, "accounting": self.accountant.status()}
 
     def answer_request(
-        self, request: ProofRequest | WelcomeReport | ServerFound | TroubleReport | VisitsReport
+        self, request: ProofRequest | WelcomeReport | ServerFound | TroubleReport | VisitsReport | NoteReport
     ) -> OwnProof | Verdict | None:
+        if "heard" in request:
+            return None
         if "trouble" in request:
             self._trouble.take(request, self._config.lanes)
             if self._watch is not None:
@@ -216,6 +219,9 @@ class ClientRole:
         now = time.monotonic_ns()
         if "welcome" not in request:
             return self._prover.prove(request, now) if self._prover is not None else None
+        return self._judge(request, now)
+
+    def _judge(self, request: WelcomeReport, now: int) -> Verdict | None:
         verdict = self._prover.judge(request, now) if self._prover is not None else None
         if verdict is None or not verdict["distrust"]:
             welcome = messages.decode(bytes.fromhex(request["welcome"]))

@@ -47,6 +47,7 @@ from pipeline.runtime.supervisor_channel import (
     Doubted,
     EndReport,
     KnockRequest,
+    NoteReport,
     Replaced,
 )
 from pipeline.shm.datagram_secrets import DatagramSecretTable
@@ -278,7 +279,11 @@ class ServerRole(AdmissionNews):
 
     # -- requests and commands
 
-    def answer_request(self, request: AdmissionRequest | KnockRequest | AddressClaim | EndReport) -> Answer | None:
+    def answer_request(
+        self, request: AdmissionRequest | KnockRequest | AddressClaim | EndReport | NoteReport
+    ) -> Answer | None:
+        if "heard" in request:
+            return None
         if "ended" in request:
             if self._peer_watch is not None:
                 self._peer_watch.ended(request["ended"], request["reason"])
