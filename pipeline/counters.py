@@ -77,6 +77,7 @@ COUNTERS = (
             "(multicast_kbit)"),
     Counter(216, "tun.dropped_multicast_limit", IN, "multicast and broadcast packets from a peer beyond "
             "multicast_kbit"),
+    Counter(217, "tun.dropped_destination_refused", IN, "packets from a partner to an address that is not ours"),
     Counter(218, "tun.dropped_not_reachable", IN, "packets from peer to peer that may_reach does not allow"),
     Counter(219, "tun.dropped_unguarded", IN, "packets for the kernel from peers with rules, while the firewall table "
             "that has their rules is missing"),
@@ -215,6 +216,7 @@ COUNTERS = (
     Counter(286, "dgram.paths_opened", IN, "times that a path to a peer was opened"),
     Counter(287, "dgram.paths_closed", IN, "times that a path to a peer was closed"),
     Counter(288, "dgram.ring_full_waits", IN, "times datagrams were left in the socket, as the arrived ring was full"),
+    Counter(289, "dgram.dropped_control_inside", IN, "control datagrams of a partner that came by the tunnel itself"),
     Counter(290, "dgram.fake_flows_opened", IN, "fake flows that were opened"),
     Counter(291, "dgram.fake_flows_reset", IN, "resets of fake flows; each makes the client open another one"),
     Counter(292, "dgram.fake_flows_refused", IN, "fake flows that came to nothing, or were closed for want of room"),

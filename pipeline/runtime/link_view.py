@@ -35,6 +35,7 @@ from pipeline.shm.layout import (
     PATH_BULK,
     PATH_RATES,
     PEER_HANDLE,
+    PEER_OFFLOADS,
     RECORD_WORDS,
     STATE_WORDS,
 )
@@ -86,6 +87,8 @@ class LinkState(NamedTuple):
 
     Of a peer with uplinks, backups are among the connections only while no main uplink carries anything.
     """
+
+    by_datagrams: bool = False  # a dgram worker has a path: it is the consumer
 
     @property
     def is_coded(self) -> bool:
@@ -178,6 +181,8 @@ class LinkView:
                 copies=-1,
                 has_paths=False,
                 is_paired=False,
+                by_datagrams=True,
+                offloads=state.offloads if connected else self._peer_words[peer * RECORD_WORDS + PEER_OFFLOADS] or None,
             )
         return state
 

@@ -8,6 +8,9 @@ A path is published in the peer table while it is open: then the tun workers giv
 It is closed there before its flag says so, and opened after it. Open paths outlive this
 process (`workers.dgram.remembered_paths`), so a successor goes on at once.
 
+A path to a partner begins with probes to all its candidates (`workers.dgram.candidates`), and ends there when it goes
+dark. Nothing that comes by the TUN device counts for it: such a path would lead through the tunnel itself.
+
 A session has one sealer and one opener. Control datagrams tell the number of the process that sends from a lane of the
 peer. Segments of other processes are counted in no report.
 """
@@ -29,11 +32,13 @@ from pipeline.sealing.datagram_memory import DatagramMemory
 from pipeline.sealing.datagram_seal import LANE_BITS, NUMBER_BITS, ControlOpener, ControlSealer
 from pipeline.sealing.kinds import LANES_MAX
 from pipeline.shm import datagram_status
+from pipeline.shm.datagram_secrets import unpack_places
 from pipeline.shm.datagram_status import DatagramStatus
-from pipeline.shm.layout import DATAGRAM_PATH, DATAGRAM_STATE, RECORD_WORDS
+from pipeline.shm.layout import DATAGRAM_PATH, DATAGRAM_STATE, RECORD_WORDS, SERVER
 from pipeline.transport.address import format_address
 from pipeline.wire import control_datagram
 from pipeline.wire.control_datagram import Answer, Probe, Report
+from workers.dgram.candidates import Candidates
 from workers.dgram.datagram_socket import MEMORY_BYTES, DatagramSocket
 from workers.dgram.path import Path, Paths
 from workers.dgram.path_control import PathControl, Way
@@ -60,6 +65,7 @@ _SENT = ID["dgram.datagrams_control_sent"]
 _OPENED = ID["dgram.paths_opened"]
 _CLOSED = ID["dgram.paths_closed"]
 _REFUSED = ID["dgram.dropped_control_refused"]
+_THROUGH_TUNNEL = ID["dgram.dropped_control_inside"]
 
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 
@@ -85,6 +91,8 @@ class _Peer:
     sealer: ControlSealer
     opener: ControlOpener
     remembered: RememberedPaths
+    is_server: bool  # of a client
+    candidates: Candidates | None = None  # of a partner
     controls: dict[int, PathControl] = field(default_factory=dict)  # by lane of the peer
     senders: dict[int, Sender] = field(default_factory=dict)  # by process, modulo 2^16
 
@@ -105,7 +113,10 @@ class Control:
         process: int,
         lane: int,
         kick: Callable[[], object],
+        tun_name: str = "",
     ) -> None:
+        self._tun_name = tun_name
+        self._tun_index = 0  # while there are partners
         self._sessions = sessions
         self._paths = paths
         self._socket = datagram_socket
@@ -148,9 +159,12 @@ class Control:
             session.sealer(self._process, self._lane),
             session.opener(self._memory.windows_of(session.peer)),
             RememberedPaths(self._memory.addresses_of(session.peer)),
+            self._is_client and session.peer == SERVER,
         )
-        if self._is_client:
+        if peer.is_server:
             self._begin_path_to_server(peer, now)
+        elif self._is_client:
+            self._begin_search(peer, now)
         for known in list(peer.remembered) if was_here else ():
             self._resume(peer, known, now)
         for control in peer.controls.values():
@@ -168,11 +182,26 @@ class Control:
             path, self._setting, self._send, now, (_address_of(server.host, *server[1:]), way)
         )
 
+    def _begin_search(self, peer: _Peer, now: int) -> None:
+        places = [
+            (_address_of(host, port, 0), Way(address, []))
+            for host, port in unpack_places(peer.session.secrets.places)
+            if (address := self._socket.address_of(host, port, 0)) is not None
+        ]
+        peer.candidates = Candidates(places, now)
+        self._find_tun()
+
+    def _find_tun(self) -> None:
+        try:
+            self._tun_index = socket.if_nametoindex(self._tun_name)
+        except OSError:
+            self._tun_index = 0
+
     def _resume(self, peer: _Peer, known: Remembered, now: int) -> None:
         """Go on with a path as a predecessor has left it."""
         reached = self._socket.address_of(known.host, known.port, known.scope)
         address = _address_of(known.host, known.port, known.scope)
-        if self._is_client:
+        if peer.is_server:
             control = peer.controls.get(0)
             if control is None or control.address != address:
                 return  # the server has another address now
@@ -182,7 +211,11 @@ class Control:
             control.resume(address, Way(reached, [known.ancillary] if known.ancillary else []), known.segment_most, now)
 
     def _add_control(self, peer: _Peer, lane: int, now: int) -> PathControl:
-        control = peer.controls[lane] = PathControl(Path(peer.session, lane), self._setting, self._send, now)
+        is_partner = peer.candidates is not None
+        control = peer.controls[lane] = PathControl(
+            *(Path(peer.session, lane), "auto" if is_partner else self._setting, self._send, now),
+            is_to_partner=is_partner,
+        )
         self._publish(peer, now)
         return control
 
@@ -198,6 +231,9 @@ class Control:
     def on_datagram(self, session: Session, datagram: memoryview, now: int) -> None:
         """It is what the socket has received last, or a part of it."""
         peer = self._peers[session.peer_handle]
+        if peer.candidates is not None and self._socket.interface == self._tun_index != 0:
+            self._counters[_THROUGH_TUNNEL] += 1
+            return
         size = peer.opener.open(datagram, self._room)
         body = control_datagram.parse(self._room[:size]) if size > 0 else None
         if body is None:
@@ -214,6 +250,8 @@ class Control:
             case Probe():
                 control.on_probe(body, source, len(datagram), now)
             case Answer():
+                if peer.candidates is not None and (found := peer.candidates.answered(body.challenge)):
+                    control.lead_to(*found, now)
                 control.on_answer(body, now, now - self._socket.waited_ns)
             case Report():
                 self._on_report(control, body, now)
@@ -222,10 +260,10 @@ class Control:
     def _control_of(self, peer: _Peer, count: int, now: int) -> PathControl | None:
         """The control of the path by which a datagram with this count has come."""
         process = count >> NUMBER_BITS + LANE_BITS
-        lane = 0 if self._is_client else count >> NUMBER_BITS & LANES_MAX - 1
+        lane = 0 if peer.is_server else count >> NUMBER_BITS & LANES_MAX - 1
         control = peer.controls.get(lane)
         if control is None:
-            if self._is_client:
+            if peer.is_server:
                 return None
             control = self._add_control(peer, lane, now)
         if process > control.process:
@@ -262,10 +300,18 @@ class Control:
         if is_turn_of_all:
             self._next_tick = now + TICK_NS
         for peer in self._peers.values():
+            if is_turn_of_all and peer.candidates is not None:
+                self._search(peer, peer.candidates, now)
             for control in list(peer.controls.values()):
                 path = control.path
                 if is_turn_of_all or path.outstanding_since is not None or path.doubted or path.too_big:
                     self._tick(peer, control, now, has_read_all)
+
+    def _search(self, peer: _Peer, candidates: Candidates, now: int) -> None:
+        self._find_tun()
+        if all(control.address is None for control in peer.controls.values()):
+            for body, way in candidates.probes(now):
+                self._send_to(peer, body, way)
 
     def _tick(self, peer: _Peer, control: PathControl, now: int, has_read_all: bool) -> None:
         before = control.carrier.status
@@ -274,7 +320,10 @@ class Control:
         if status.state is State.DARK and control.path.is_open:
             control.doubt_size(now)
         changed = self._settle(peer, control) or status != before
-        if not (control.is_open or self._is_client) and now - control.heard_ns > FORGET_NS:
+        if peer.candidates is not None and status.state is State.DARK and before.state is not State.DARK:
+            control.lead_nowhere()
+            peer.candidates.begin_anew(now)
+        if not (control.is_open or peer.is_server) and now - control.heard_ns > FORGET_NS:
             del peer.controls[control.path.remote_lane]
             changed = True
         if changed:
@@ -351,7 +400,9 @@ class Control:
         return sender.control.send_report(control_datagram.pack_report(report), now)
 
     def _send(self, path: Path, body: bytes, way: Way) -> int:
-        peer = self._peers[path.peer_handle]
+        return self._send_to(self._peers[path.peer_handle], body, way)
+
+    def _send_to(self, peer: _Peer, body: bytes, way: Way) -> int:
         size = peer.sealer.seal(body, self._room)
         error = self._socket.send(self._room[:size], way.address, way.ancillary)
         self._counters[_SENT] += not error

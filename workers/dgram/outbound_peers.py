@@ -93,6 +93,7 @@ class OutboundPeers:
         self._counters = attachment.page.counters
         self._queue_bytes = settings.peer_queue_bytes
         self._hold_ns = int(settings.hold * 1e9)
+        self._is_client = attachment.plan.mode == "client"
         self._returned = ReturnedBlocks(attachment) if settings.carrier == "auto" else None
         self._open = paths
         self._version = -1
@@ -228,6 +229,8 @@ class OutboundPeers:
             peer.size -= len(sealed)
 
     def _give_back(self, peer: OutboundPeer, block: Waiting) -> bool:
+        if self._is_client and peer.peer_handle & PEER_INDEX_MASK:
+            return False  # a partner has no connection
         if self._returned is None or not self._returned.put(peer.peer_handle, *block[:4]):
             return False
         self._counters[_RETURNED] += 1
@@ -266,7 +269,7 @@ class OutboundPeers:
     def update(self, now: int) -> None:
         """Publish what is known of each peer, and forget those that have another session now."""
         connected = sum(count > 0 for count in self._table.established_counts()) if self._table.capacity > 1 else 1
-        self._several = connected > 1
+        self._several = connected > 1 or (self._is_client and len({key[0] for key in self.paths}) > 1)
         pace: dict[int, int] = {}
         for key, path in list(self.paths.items()):
             self._count(path)

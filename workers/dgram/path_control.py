@@ -6,7 +6,9 @@
 The decisions are those of pipeline.policy; this is where they meet. One probe serves all that want one of its size. Its
 answer counts for the carrier, the size, the round trip and, if it was a challenge, for the address.
 
-A client's path leads to the server's address, for good. A server's path leads where the return address says.
+A client's path leads to the server's address, for good. A server's path leads where the return address says. So does a
+path to a partner until it leads anywhere; then it stays there until it goes dark. Two ways that both work, one for each
+end, would move each other else.
 """
 
 from __future__ import annotations
@@ -57,12 +59,19 @@ class _Asked(NamedTuple):
 
 
 class PathControl:
-    """`way`: of a client's server; None: the path is a server's, and has to be found. `process`: of the other end."""
+    """`server`: a client's, and the way there; None: the path has to be found. `is_to_partner`: see docs/direct.md.
+    `process`: of the other end."""
 
     process = -1
 
     def __init__(
-        self, path: Path, setting: Setting, send: Sender, now: int, server: tuple[Address, Way] | None = None
+        self,
+        path: Path,
+        setting: Setting,
+        send: Sender,
+        now: int,
+        server: tuple[Address, Way] | None = None,
+        is_to_partner: bool = False,
     ) -> None:
         self.path = path
         self.carrier = Carrier(setting, True, now)
@@ -71,7 +80,8 @@ class PathControl:
         self._return = ReturnAddress()
         self._ways: dict[Address, Way] = {}
         self._is_client = server is not None
-        self._nat = NatKeepalive() if server is not None else None
+        self._is_to_partner = is_to_partner
+        self._nat = NatKeepalive() if server is not None or is_to_partner else None
         self._nat_challenge = 0  # of the probe of the keepalive that has no answer
         self._sent_seen = 0
         self._mtu = PathMtu(INTERFACE_MOST)
@@ -116,6 +126,18 @@ class PathControl:
         self.carrier.doubt()
         self._mtu.answered(size, now)
 
+    def lead_to(self, address: Address, way: Way, now: int) -> None:
+        """A partner is there: a probe of BASE bytes has been answered. Unless the path leads anywhere already."""
+        if self._return.address is None:
+            self._lead_to(address, way)
+            self._mtu.answered(BASE, now)
+
+    def lead_nowhere(self) -> None:
+        """The path to a partner has gone dark: it may lead elsewhere when it opens again."""
+        self._return = ReturnAddress()
+        self._ways.clear()
+        self._mtu = PathMtu(INTERFACE_MOST)
+
     def _lead_to(self, address: Address, way: Way) -> None:
         self._return.address = address
         self._ways[address] = way
@@ -126,7 +148,7 @@ class PathControl:
     def heard(self, source: Address, way: Way, count: int, size: int, now: int) -> None:
         """A control datagram of so many bytes has been opened."""
         self.heard_ns = now
-        if self._is_client:
+        if self._is_client or (self._is_to_partner and self._return.address is not None):
             return
         if source not in self._ways and len(self._ways) >= WAYS_MOST:
             kept = self._return.address
@@ -139,7 +161,7 @@ class PathControl:
         if self._is_client:
             way = self.way
         else:
-            way = self._ways[source] if self._return.may_answer(source, _ANSWER_BYTES) else None
+            way = self._ways.get(source) if self._return.may_answer(source, _ANSWER_BYTES) else None
         if way is None:
             return
         if probe.wait:

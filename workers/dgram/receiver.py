@@ -77,6 +77,7 @@ class Receiver:
             attachment.process,
             lane,
             attachment.doorbells["outbound"].kick,
+            attachment.settings.tun_name,
         )
         self._receptions: dict[int, Reception] = {}  # by peer handle
         self._waiting: dict[Reception, None] = {}  # blocks of theirs wait for room, or for others
