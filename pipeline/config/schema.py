@@ -257,6 +257,10 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "datagrams while they get through, else in the connections. `tcp`: in the connections alone, where no "
         "datagram is sent or taken. Both ends need another value than `tcp`. A peer with a rate has its blocks in "
         "the connections whatever is set: docs/datagrams.md.")] = "tcp"
+    direct: Annotated[Literal["off", "auto"], about(
+        "Whether clients of a hub may send packets to each other directly, in datagrams, past the hub. `auto`: where "
+        "both clients and the hub have `auto`, and the NATs of both clients let them: docs/direct.md. Clients learn "
+        "each other's addresses then.")] = "off"
     uplinks: Annotated[Uplinks, about(
         "Interfaces on which a client reaches its server at the same time, two to four: docs/uplinks.md. Each "
         "connection is bound to one of them, in turn. An uplink with the role `backup` carries nothing while another "

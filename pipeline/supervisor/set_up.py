@@ -96,6 +96,8 @@ def set_up(
     role = ServerRole(config, events) if config.mode == "server" else ClientRole(config, key, events)
     entries = KernelEntries(config, _own_id(choice.account), selector)
     clean_up(entries.close)
+    if isinstance(role, ClientRole):
+        role.use_sockets(entries.datagrams)
     run = Run(choice.account, entries.device, role)
     clean_up(run.close)
     if config.encryption == "tls" and not config.compat:
