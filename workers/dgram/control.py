@@ -313,6 +313,12 @@ class Control:
             for body, way in candidates.probes(now):
                 self._send_to(peer, body, way)
 
+    def _doubt_server(self) -> None:
+        """A NAT may have forgotten all that it knew, and packets for a partner go by the server now."""
+        for peer in self._peers.values():
+            for control in peer.controls.values() if peer.is_server else ():
+                control.carrier.doubt()
+
     def _tick(self, peer: _Peer, control: PathControl, now: int, has_read_all: bool) -> None:
         before = control.carrier.status
         control.tick(now, has_read_all)
@@ -323,6 +329,7 @@ class Control:
         if peer.candidates is not None and status.state is State.DARK and before.state is not State.DARK:
             control.lead_nowhere()
             peer.candidates.begin_anew(now)
+            self._doubt_server()
         if not (control.is_open or peer.is_server) and now - control.heard_ns > FORGET_NS:
             del peer.controls[control.path.remote_lane]
             changed = True

@@ -139,7 +139,7 @@ class ClientRole:
         self.accountant.begin(0, self._servers.present.host)
         self._watch = ServerWatch(table, self._events, self._watch)
         self._datagram_watch = DatagramWatch(
-            table, self._events, lambda _: self._servers.present.host, self._config.carrier
+            table, self._events, lambda peer: "" if peer else self._servers.present.host, self._config.carrier
         )
 
     @property
