@@ -77,6 +77,7 @@ COUNTERS = (
             "(multicast_kbit)"),
     Counter(216, "tun.dropped_multicast_limit", IN, "multicast and broadcast packets from a peer beyond "
             "multicast_kbit"),
+    Counter(220, "tun.dropped_not_taken_back", IN, "blocks for a partner without a path that had no key any more"),
     Counter(217, "tun.dropped_destination_refused", IN, "packets from a partner to an address that is not ours"),
     Counter(218, "tun.dropped_not_reachable", IN, "packets from peer to peer that may_reach does not allow"),
     Counter(219, "tun.dropped_unguarded", IN, "packets for the kernel from peers with rules, while the firewall table "
@@ -190,7 +191,7 @@ COUNTERS = (
     Counter(260, "dgram.segments_repeated", OUT, "segments sent again, since the other end has missed them"),
     Counter(261, "dgram.copies_sent", OUT, "further copies of light blocks"),
     Counter(262, "dgram.blocks_unreported", OUT, "blocks of which no report came while the other end could want rows"),
-    Counter(263, "dgram.blocks_returned", OUT, "blocks given to tcp workers, since no datagram gets to the peer"),
+    Counter(263, "dgram.blocks_returned", OUT, "blocks given to tcp or tun workers, as no datagram gets to the peer"),
     Counter(264, "dgram.dropped_no_path", OUT, "blocks dropped: no datagram got to the peer for `hold`"),
     Counter(265, "dgram.dropped_peer_full", OUT, "blocks dropped: peer_queue_bytes waited for the peer"),
     Counter(266, "dgram.dropped_slot_spoilt", OUT, "slots, or runs in them, whose header contradicts itself"),

@@ -58,7 +58,8 @@ SLOT_RUN_HEADERS_AT = SLOT_RUN_TABLE_AT + RUN_ROW_BYTES * RUNS_MAX   # frame hea
 RUN_HEADER_STRIDE = 32
 SLOT_RUN_HEADERS_END = SLOT_RUN_HEADERS_AT + RUN_HEADER_STRIDE * RUNS_MAX
 SLOT_CONNECTION_AT = 32    # u64, inbound: serial number of the connection, in the place of the number of runs;
-                           # arrived: 0
+                           # arrived: 0, or SLOT_TAKEN_BACK
+SLOT_TAKEN_BACK = 1        # a block of ours that no datagram has brought to a partner
 SLOT_SEALED_AT = 2016      # of a sealed block: its run header ends here
 SLOT_BODY_AT = PAGE        # outbound: the first packet; frame header and length table end here
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ import pytest
 from pipeline.policy import partner_verdict
 from tests.netns.harness.checked_flow import Flow, transfer
 from tests.netns.harness.hub import Client, Hub, reaches
+from tests.netns.harness.instance import REACHED_SECONDS
 from tests.netns.harness.nats import Nat
 from tests.support import eventually
 from tools.lab.network import Lab
+from tools.load import generators
 
 pytestmark = pytest.mark.slow
 
@@ -167,6 +170,23 @@ def test_a_nat_that_forgets_its_mappings_costs_a_moment(stack: ExitStack, tmp_pa
     eventually(world.talk, 5, "an answer")
     world.become_direct()
     world.assert_direct()
+
+
+def test_no_packet_is_lost_where_a_direct_path_ends_and_the_hub_takes_over(stack: ExitStack, tmp_path: Path) -> None:
+    world = World(stack, tmp_path)
+    world.become_direct()
+    before = world.one.counter("dgram.blocks_returned")
+    with ThreadPoolExecutor(1) as pool:
+        pings = pool.submit(
+            world.one.node.inside, lambda: generators.ping(world.two.address, 500, 0.01, 1000, REACHED_SECONDS)
+        )
+        eventually(lambda: world.one.counter("tun.packets_read") > 100, what="pings")
+        left, right = world.nats
+        with left.deaf_to(right.node.address), right.deaf_to(left.node.address):
+            result = pings.result()
+    assert result.lost == []
+    assert world.one.counter("dgram.blocks_returned") > before
+    assert "direct" not in world.states()
 
 
 def test_a_killed_dgram_worker_keeps_the_path(stack: ExitStack, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ from pipeline.shm.layout import (
     RECORD_WORDS,
 )
 from workers.dgram.outbound_path import OutboundPath
-from workers.dgram.path import Paths
+from workers.dgram.path import Paths, TakenBack
 from workers.dgram.returned_blocks import ReturnedBlocks
 from workers.dgram.segment_socket import SegmentSocket
 
@@ -52,6 +52,7 @@ TRIM_NS = 10_000_000_000  # without a train, until memory goes back to the syste
 FULL_BLOCK = 1 << 16
 """Bytes: `status` says how a block of this size is cut."""
 
+TAKEN_BACK_MOST = 64  # blocks on their way to the inbound duty
 ROUTES_MOST = 256  # streams of a peer that are remembered
 
 _RETURNED = ID["dgram.blocks_returned"]
@@ -230,9 +231,18 @@ class OutboundPeers:
 
     def _give_back(self, peer: OutboundPeer, block: Waiting) -> bool:
         if self._is_client and peer.peer_handle & PEER_INDEX_MASK:
-            return False  # a partner has no connection
+            return self._take_back(peer, block)
         if self._returned is None or not self._returned.put(peer.peer_handle, *block[:4]):
             return False
+        self._counters[_RETURNED] += 1
+        return True
+
+    def _take_back(self, peer: OutboundPeer, block: Waiting) -> bool:
+        """A partner has no connection: the tun worker opens the block, and its packets go by the server."""
+        taken_back = self._open.taken_back
+        if len(taken_back) >= TAKEN_BACK_MOST:
+            return False
+        taken_back.append(TakenBack(peer.peer_handle, *block[:4]))
         self._counters[_RETURNED] += 1
         return True
 

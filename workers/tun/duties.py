@@ -92,7 +92,8 @@ def _inbound(attachment: Attachment, fds: WorkerFds, keys: KeyTable | None, open
         frames = FRAMES if settings.fec == "off" else FRAMES_BESIDE_DECODER
     reach = _reach(attachment, fds, forwarder)
     if has_partners(attachment):
-        return PartnerWriter(attachment, fds.tun, frames, forwarder, opening, reach)
+        assert keys is not None
+        return PartnerWriter(attachment, fds.tun, frames, forwarder, opening, reach, keys=keys)
     if _has_multicast(attachment):
         assert forwarder is None or isinstance(forwarder, Forwarder)
         return MulticastWriter(attachment, fds.tun, frames, forwarder, opening, reach)

@@ -15,6 +15,9 @@ than answers let it in to the first one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from tools.lab.namespace import Namespace
 from tools.lab.network import INTERFACE, add_veth_pair
 
@@ -54,6 +57,16 @@ table ip nat {
 """
 
 
+WALL = """
+table ip wall {
+    chain arrive {
+        type filter hook prerouting priority raw;
+        iifname "link0" ip saddr HOST meta l4proto udp drop
+    }
+}
+"""
+
+
 class Machine(Namespace):
     """A host behind a NAT."""
 
@@ -70,7 +83,7 @@ class Nat:
     """A router on a node of the lab, and the machines behind it."""
 
     def __init__(self, node: Namespace, network: int, kind: str) -> None:
-        """`node`: its `link0` is outside."""
+        """`node`: its `link0` is outside, with `address`."""
         self.node = node
         self.network = network
         self.machines: list[Machine] = []
@@ -96,6 +109,15 @@ class Nat:
     def forget(self) -> None:
         """As after a restart: no mapping is left."""
         self.node.run(["conntrack", "-F"], check=False)
+
+    @contextmanager
+    def deaf_to(self, address: str) -> Iterator[None]:
+        """No datagram of this host gets in."""
+        self.node.run(["nft", "-f", "-"], input=WALL.replace("HOST", address))
+        try:
+            yield
+        finally:
+            self.node.run(["nft", "delete", "table", "ip", "wall"])
 
     def add(self, name: str) -> Machine:
         number = 2 + len(self.machines)

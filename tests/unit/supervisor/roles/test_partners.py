@@ -22,7 +22,15 @@ from pipeline.shm import datagram_status, peer_table, segment
 from pipeline.shm.datagram_secrets import DatagramSecretTable, DatagramServer, unpack_places
 from pipeline.shm.datagram_status import DatagramStatus
 from pipeline.shm.key_table import KeyTable
-from pipeline.shm.layout import DATAGRAM_PATH, DATAGRAM_SENT_BYTES, LINK_ESTABLISHED, PEER_OFFLOADS, RECORD_WORDS
+from pipeline.shm.layout import (
+    DATAGRAM_PATH,
+    DATAGRAM_ROUND_TRIP,
+    DATAGRAM_SENT_BYTES,
+    DATAGRAM_SENT_SEGMENTS,
+    LINK_ESTABLISHED,
+    PEER_OFFLOADS,
+    RECORD_WORDS,
+)
 from pipeline.shm.peer_table import RouteReader
 from pipeline.supervisor.control.events import Events
 from pipeline.supervisor.roles.only_peer import write_only_peer
@@ -216,6 +224,19 @@ def test_a_pair_goes_on_while_it_is_used(world: World) -> None:
     assert world.rows == [(["two"], "direct")]
     world.after(IDLE_NS + 1)
     assert world.rows == [(["two"], "relayed")] and world.seen[-1][2] == partner_verdict.IDLE
+
+
+def test_a_path_that_takes_longer_than_the_way_by_the_hub_is_given_up(world: World) -> None:
+    world.hear(PAIR)
+    world.path(True)
+    words = world.table.datagrams_out[0]
+    words[RECORD_WORDS + DATAGRAM_SENT_SEGMENTS] = 1
+    words[RECORD_WORDS + DATAGRAM_ROUND_TRIP] = 60_000
+    world.after()
+    assert world.rows == [(["two"], "direct")]
+    words[RECORD_WORDS + DATAGRAM_ROUND_TRIP] = 90_000
+    assert "90 ms, that by the hub 50 ms" in world.after()[-1].reason
+    assert world.rows == [(["two"], "relayed")]
 
 
 def test_without_a_connection_to_the_hub_a_pair_ends_soon(world: World) -> None:
