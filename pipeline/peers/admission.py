@@ -213,9 +213,10 @@ class Admission:
         """Whether packets of this peer have to pass here: for its rate, or its quota."""
         return self._has_rate(name) or bool(self._quotas.terms(name).limit)
 
-    def sessions(self) -> list[PeerSession]:
-        """Those whose blocks may travel in datagrams."""
-        return [each for peer, each in self._sessions.all() if self._sessions.uses_datagrams(peer)]
+    def sessions(self, peers: Iterable[int] | None = None) -> list[PeerSession]:
+        """Those whose blocks may travel in datagrams: of these peers, or of all."""
+        found = self._sessions.all() if peers is None else [(each, self._sessions.find(each)) for each in peers]
+        return [each for peer, each in found if each is not None and self._sessions.uses_datagrams(peer)]
 
     def routes(self) -> list[tuple[bytes, int, int]]:
         """Each with the index of its peer."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from ipaddress import IPv6Address, ip_network
+from collections.abc import Hashable, Iterable, Mapping
+from ipaddress import IPv4Network, IPv6Address, IPv6Network
 
 from pipeline.config import Config
 from pipeline.peers.admission import Admission
@@ -27,7 +27,7 @@ class DirectHub:
     def isolates(self) -> bool:
         return self._config.client_isolation
 
-    def sessions(self) -> Mapping[int, ClientSession]:
+    def sessions(self, peers: Iterable[int] | None = None) -> Mapping[int, ClientSession]:
         return {
             each.peer_handle: ClientSession(
                 each.peer_handle,
@@ -43,20 +43,28 @@ class DirectHub:
                     is_told_apart=False,
                 ),
             )
-            for each in self._admission.sessions()
+            for each in self._admission.sessions(peers)
             if each.sealed is not None
         }
 
     @property
-    def version(self) -> int:
-        return self._admission.changes
+    def version(self) -> Hashable:
+        return self._admission.changes, self._reach.changes, self.gives_direct_paths, self.isolates
 
     def routes(self) -> list[Route]:
         return self._admission.routes()
 
     def is_inside(self, host: bytes) -> bool:
-        address = IPv6Address(host)
-        plain = address if address.ipv4_mapped is None else address.ipv4_mapped
-        networks = [interface.network for interface in self._config.tunnel_interfaces]
-        routed = [ip_network((route, length)) for route, length, _ in self.routes()]
-        return any(plain in network for network in (*networks, *routed) if network.version == plain.version)
+        mapped = IPv6Address(host).ipv4_mapped
+        packed = host if mapped is None else mapped.packed
+        number, bits = int.from_bytes(packed, "big"), 8 * len(packed)
+        networks = [(each.network_address.packed, each.prefixlen) for each in self._networks]
+        networks += [(address, length) for address, length, _ in self.routes()]
+        return any(
+            len(address) == len(packed) and (number ^ int.from_bytes(address, "big")) >> bits - length == 0
+            for address, length in networks
+        )
+
+    @property
+    def _networks(self) -> list[IPv4Network | IPv6Network]:
+        return [interface.network for interface in self._config.tunnel_interfaces]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -34,7 +34,7 @@ from pipeline.shm.peer_table import PeerTable, Route
 from pipeline.supervisor.control.events import Events
 from pipeline.supervisor.roles.direct_facts import is_private, networks_of, reflexive_places, relayed_round_trip
 from pipeline.wire import notes
-from pipeline.wire.notes import PLACES_MAX, SECRET_BYTES, Here, Pair, PairState, Place, State
+from pipeline.wire.notes import PLACES_MAX, SECRET_BYTES, Here, Network, Pair, PairState, Place, State
 
 LOOK_NS = 250_000_000
 STALE_NS = 20_000_000_000
@@ -64,12 +64,12 @@ class Hub(Protocol):
     @property
     def isolates(self) -> bool: ...
 
-    def sessions(self) -> Mapping[int, ClientSession]:
-        """By peer handle, those that are sealed and use datagrams."""
+    def sessions(self, peers: Iterable[int] | None = None) -> Mapping[int, ClientSession]:
+        """By peer handle, those that are sealed and use datagrams: of these peers, or of all."""
 
     @property
-    def version(self) -> int:
-        """Another one after each change of the routes."""
+    def version(self) -> Hashable:
+        """Another one after each change of what the rest says."""
 
     def routes(self) -> list[Route]:
         """Of all peers, each with the index of its peer."""
@@ -100,7 +100,8 @@ class Introductions:
         self._here: dict[int, tuple[Place, ...]] = {}  # by peer handle
         self._seen: list[list[int]] = []  # bytes for each peer, by lane
         self._refused: OrderedDict[Key, tuple[tuple[str, str], str, int]] = OrderedDict()
-        self._routes: tuple[int, list[Route]] = (-1, [])  # of the latest version
+        self._version: Hashable = None  # of the hub, at the latest look
+        self._networks: dict[int, tuple[Network, ...] | None] = {}  # by peer index, in that version
         self._due_ns = 0
         self.tell_workers: Callable[[SendNote], object] = lambda note: None
         self._table: PeerTable
@@ -115,7 +116,7 @@ class Introductions:
 
     def heard(self, request: NoteReport, hub: Hub, now: int) -> None:
         """PeerError for a note that is none of the client's."""
-        session = hub.sessions().get(request["peer_handle"])
+        session = hub.sessions([request["peer_handle"] & PEER_INDEX_MASK]).get(request["peer_handle"])
         if session is None or not session.facts.takes_notes:
             return
         data = session.sealed.notes.open(bytes.fromhex(request["heard"]))
@@ -154,16 +155,24 @@ class Introductions:
             return
         self._due_ns = now + LOOK_NS
         wanted = self._demand.look(self._talking(), now)
-        if not (wanted or self._pairs):
+        is_other = hub.version != self._version
+        if not (wanted or is_other):
             return
         sessions = hub.sessions()
+        if is_other:
+            self._follow(hub, sessions, now)
+        for key in wanted:
+            self._consider(key, hub, sessions, now)
+
+    def _follow(self, hub: Hub, sessions: Mapping[int, ClientSession], now: int) -> None:
+        """Something has changed: pairs end that may no longer be."""
+        self._version = hub.version
+        self._networks.clear()
         self._here = {handle: places for handle, places in self._here.items() if handle in sessions}
         for key in list(self._pairs):
             reason = self._why_not(key, hub, sessions)
             if reason:
                 self._end(key, reason, sessions, now)
-        for key in wanted:
-            self._consider(key, hub, sessions, now)
 
     def _talking(self) -> Iterable[Key]:
         """The pairs between which packets have passed since the last call, as far as one look shows it."""
@@ -211,20 +220,19 @@ class Introductions:
             if handle not in sessions:
                 pair = self._pairs.get(key)
                 return SESSION_ENDED.format(pair.names[key.index(handle)] if pair is not None else "a client")
-        routes = self._routes_of(hub)
-        one, two = (self._facts(sessions[handle], key, routes) for handle in key)
+        one, two = (self._facts(sessions[handle], key, hub) for handle in key)
         return why_relayed(one, two)
 
-    def _routes_of(self, hub: Hub) -> list[Route]:
-        if hub.version != self._routes[0]:
-            self._routes = hub.version, hub.routes()
-        return self._routes[1]
+    def _networks_of(self, peer: int, hub: Hub) -> tuple[Network, ...] | None:
+        if peer not in self._networks:
+            self._networks[peer] = networks_of(peer, hub.routes())
+        return self._networks[peer]
 
-    def _facts(self, session: ClientSession, key: Key, routes: list[Route]) -> Facts:
+    def _facts(self, session: ClientSession, key: Key, hub: Hub) -> Facts:
         peer = session.peer_handle & PEER_INDEX_MASK
         return session.facts._replace(
             has_path=key in self._pairs or bool(reflexive_places(self._table, peer)),
-            is_told_apart=networks_of(peer, routes) is not None,
+            is_told_apart=self._networks_of(peer, hub) is not None,
             partners=sum(session.peer_handle in other for other in self._pairs if other != key),
         )
 
@@ -233,8 +241,7 @@ class Introductions:
     def _begin(self, key: Key, hub: Hub, sessions: Mapping[int, ClientSession], now: int) -> None:
         ends = [sessions[handle] for handle in key]
         peers = [handle & PEER_INDEX_MASK for handle in key]
-        routes = self._routes_of(hub)
-        networks = [networks_of(peer, routes) or () for peer in peers]
+        networks = [self._networks_of(peer, hub) or () for peer in peers]
         suites = {each.sealed.context.suite for each in ends}
         pair = _Pair(secrets.randbits(64), (ends[0].name, ends[1].name), now, now)
         secret = secrets.token_bytes(SECRET_BYTES)

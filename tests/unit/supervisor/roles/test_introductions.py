@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 from typing import Any
 
@@ -61,10 +61,11 @@ class FakeHub:
         hub, client = (SealedSession(context, b"s" * 32, b"", is_server) for is_server in (True, False))
         self.ends[handle] = hub, client
 
-    def sessions(self) -> dict[int, ClientSession]:
+    def sessions(self, peers: Iterable[int] | None = None) -> dict[int, ClientSession]:
         return {
             handle: ClientSession(handle, NAMES[handle], hub, 7 + handle, self.facts[handle])
             for handle, (hub, _) in self.ends.items()
+            if peers is None or handle & PEER_INDEX_MASK in peers
         }
 
     def routes(self) -> list[Route]:
@@ -217,6 +218,7 @@ def test_a_pair_is_direct_once_both_clients_say_so_and_then_both_are_told_of_its
 def test_what_forbids_a_pair_ends_it_at_once_and_begins_none(world: World, change: Any, reason: str) -> None:
     number = world.pair()[ONE].number
     change(world)
+    world.hub.version += 1
     world.look()
     told = world.told()
     assert [each[0].number for each in told.values()] == [number, number]
@@ -229,6 +231,7 @@ def test_what_forbids_a_pair_ends_it_at_once_and_begins_none(world: World, chang
 def test_a_session_that_ends_ends_its_pairs_and_the_other_client_is_told(world: World) -> None:
     number = world.pair()[TWO].number
     del world.hub.ends[ONE]
+    world.hub.version += 1
     world.look()
     assert world.told() == {TWO: [StateNote(number, PairState.ENDED, "the session of one has ended")]}
 
