@@ -189,6 +189,19 @@ def test_no_packet_is_lost_where_a_direct_path_ends_and_the_hub_takes_over(stack
     assert "direct" not in world.states()
 
 
+def test_a_path_that_flaps_is_used_less_and_less_and_no_byte_is_lost(stack: ExitStack, tmp_path: Path) -> None:
+    world = World(stack, tmp_path)
+    world.become_direct()
+    left, right = world.nats
+    with Flow(world.one, world.two) as flow:
+        for _ in range(8):
+            with left.deaf_to(right.node.address), right.deaf_to(left.node.address):
+                flow.wait_for(MIB)
+            flow.wait_for(MIB)
+    opened = [event for event in world.one.running()["events"] if event["kind"] == "direct-open"]
+    assert 1 <= len(opened) <= 4
+
+
 def test_a_killed_dgram_worker_keeps_the_path(stack: ExitStack, tmp_path: Path) -> None:
     world = World(stack, tmp_path)
     world.become_direct()

@@ -28,6 +28,7 @@ from pipeline.credentials import tls_settings
 from pipeline.credentials.certificates import CertificatePair
 from pipeline.credentials.state_dir import StateDir
 from pipeline.credentials.tls_settings import TlsSettings
+from pipeline.errors import PeerError
 from pipeline.log import LOG
 from pipeline.observe.snapshot import SCHEMA_VERSION
 from pipeline.peers.admission import Admission, AdmissionNews
@@ -299,8 +300,7 @@ class ServerRole(AdmissionNews):
         self, request: AdmissionRequest | KnockRequest | AddressClaim | EndReport | NoteReport
     ) -> Answer | None:
         if "heard" in request:
-            if (hub := self._direct_hub()) is not None:
-                self._introductions.heard(request, hub, time.monotonic_ns())
+            self._hear(request)
             return None
         if "ended" in request:
             if self._peer_watch is not None:
@@ -321,6 +321,15 @@ class ServerRole(AdmissionNews):
             else:
                 self._movers.pop(index, None)
         return answer
+
+    def _hear(self, request: NoteReport) -> None:
+        """A note that makes no sense is the client's fault, and not the worker's."""
+        hub = self._direct_hub()
+        try:
+            if hub is not None:
+                self._introductions.heard(request, hub, time.monotonic_ns())
+        except PeerError as error:
+            LOG.debug("a note of a client: %s", error)
 
     @property
     def movers(self) -> int:
