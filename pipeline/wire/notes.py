@@ -4,7 +4,7 @@
 
     HERE     client to hub   places: where the client is in its own network
     PAIR     hub to client   a pair begins
-    STATE    both            a pair is open, dark, or has ended
+    STATE    both            a pair is open, dark, has ended, or may no longer be
 
 unpack() is total: any bytes give a note or a PeerError. Bytes behind a note are ignored. All lists are bounded. It is
 not judged here which end may say what.
@@ -55,6 +55,7 @@ class PairState(IntEnum):
     OPEN = 1
     DARK = 2
     ENDED = 3
+    FORBIDDEN = 4  # of a hub: nothing more of it is opened
 
 
 class Here(NamedTuple):

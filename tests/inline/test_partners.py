@@ -175,3 +175,13 @@ def test_of_a_pair_that_has_ended_nothing_is_opened_from_that_moment_on(make: Ma
     world.until(lambda: two.count("dgram.paths_closed") == 1)
     world.carry(0, between(1, 2, range(100, 120)))
     assert world.relayed == 20 and not world.is_open(0)
+
+
+def test_where_only_datagrams_of_a_pair_have_ended_no_packet_is_lost(make: Make) -> None:
+    world = World(make)
+    world.become_partners()
+    world.until(world.is_open)
+    world.sessions[1].use_datagrams(HANDLE, None)
+    world.until(lambda: not world.is_open(1))
+    world.carry(0, between(1, 2, range(100)))
+    assert world.relayed >= 100 and world.clients[0].count("dgram.blocks_returned")

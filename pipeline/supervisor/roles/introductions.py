@@ -172,7 +172,7 @@ class Introductions:
         for key in list(self._pairs):
             reason = self._why_not(key, hub, sessions)
             if reason:
-                self._end(key, reason, sessions, now)
+                self._end(key, reason, sessions, now, PairState.FORBIDDEN)
 
     def _talking(self) -> Iterable[Key]:
         """The pairs between which packets have passed since the last call, as far as one look shows it."""
@@ -270,12 +270,19 @@ class Introductions:
         found = [*self._here.get(session.peer_handle, ())[: PLACES_MAX // 2], *reflexive_places(self._table, peer)]
         return tuple(dict.fromkeys(each for each in found if not hub.is_inside(each.host)))[:PLACES_MAX]
 
-    def _end(self, key: Key, reason: str, sessions: Mapping[int, ClientSession], now: int) -> None:
+    def _end(
+        self,
+        key: Key,
+        reason: str,
+        sessions: Mapping[int, ClientSession],
+        now: int,
+        state: PairState = PairState.ENDED,
+    ) -> None:
         pair = self._pairs.pop(key)
         for handle in key:
             session = sessions.get(handle)
             if session is not None:
-                self._tell(session, State(pair.number, PairState.ENDED, reason))
+                self._tell(session, State(pair.number, state, reason))
         self._attempts.ended(frozenset(pair.names), now - pair.open_since if pair.open_since else 0, now)
         self._refused[key] = pair.names, reason, now
         self._events.record("direct-ended", pair.names[0], f"with {pair.names[1]}: {reason}")

@@ -5,7 +5,9 @@
     tick(now)             where we are is told; each partner is judged; news go to the hub
     rows(now)             for `status`
 
-A pair belongs to the session with the hub in which the hub has begun it, and ends with it.
+A pair belongs to the session with the hub in which the hub has begun it, and ends with it. A pair that the hub forbids
+ends at once. Another one that ends *leaves*: its datagrams end, and for LEAVES_NS its keys stay. So packets that no
+datagram has brought there go by the hub.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pipeline.packet.route_table import DEFAULT_ROUTES, OWN
 from pipeline.peers.peer_datagrams import best_path
 from pipeline.peers.sealed_sessions import SealedSessions
 from pipeline.policy.direct_pairs import PARTNERS_MAX
-from pipeline.policy.partner_verdict import PartnerFacts, why_end
+from pipeline.policy.partner_verdict import HUB_GONE, PartnerFacts, why_end
 from pipeline.runtime.supervisor_channel import NoteReport, SendNote
 from pipeline.sealing.session import SealedSession, session_of_pair
 from pipeline.shm.datagram_secrets import DatagramServer, pack_places
@@ -40,6 +42,9 @@ from pipeline.wire.notes import Here, Pair, PairState, Place, State
 LOOK_NS = 250_000_000
 HERE_AGAIN_NS = 60_000_000_000
 """A note may be lost, and a hub forgets."""
+
+LEAVES_NS = 500_000_000
+"""The dgram workers of both ends see within a tenth of a second that their secrets are gone."""
 
 HUB_ENDS = "another session with the hub has begun"
 REPLACED = "the hub has begun it anew"
@@ -61,6 +66,8 @@ class _Partner:
     counts: list[int]  # of segments, when it began
     is_open: bool = False
     was_open: bool = False
+    leaves_ns: int = 0  # when it ends; 0: it goes on
+    why: str = ""
 
     @property
     def index(self) -> int:
@@ -110,8 +117,12 @@ class Partners:
         if isinstance(note, Pair):
             self._follow_hub(hub)
             self._begin(note, now)
-        elif isinstance(note, State) and note.state is PairState.ENDED and note.number in self._partners:
-            self._end(self._partners[note.number], f"the hub: {note.reason}", now)
+        elif isinstance(note, State) and note.number in self._partners:
+            partner, reason = self._partners[note.number], f"the hub: {note.reason}"
+            if note.state is PairState.FORBIDDEN:
+                self._end(partner, reason, now)
+            elif note.state is PairState.ENDED:
+                self._leave(partner, reason, now)
 
     def _tell(self, hub: Hub, note: notes.Note) -> None:
         self.tell_workers(SendNote(note=hub[1].notes.seal(note.pack()).hex(), peer_handle=hub[0]))
@@ -138,6 +149,11 @@ class Partners:
         table.write_record(peer_handle, 0, offloads=pair.offloads)
         self._sessions.use_datagrams(peer_handle, DatagramServer(), pack_places(pair.places))
         self._write_routes()
+
+    def _leave(self, partner: _Partner, reason: str, now: int) -> None:
+        if not partner.leaves_ns:
+            partner.leaves_ns, partner.why = now + LEAVES_NS, reason
+            self._sessions.use_datagrams(partner.peer_handle, None)
 
     def _end(self, partner: _Partner, reason: str, now: int) -> None:
         """Nothing more of it is opened, whatever else happens."""
@@ -195,6 +211,10 @@ class Partners:
             self._tell(hub, Here(places))
 
     def _judge(self, partner: _Partner, hub: Hub | None, now: int) -> None:
+        if partner.leaves_ns:
+            if now >= partner.leaves_ns:
+                self._end(partner, partner.why, now)
+            return
         self._look(partner, hub, now)
         at = partner.index * RECORD_WORDS + DATAGRAM_ROUND_TRIP
         trips = [words[at] for words in self._table.datagrams_out if words[at]]
@@ -214,8 +234,10 @@ class Partners:
             grown[_LOST],
         )
         reason = why_end(facts, now)
-        if reason:
+        if reason == HUB_GONE:
             self._end(partner, reason, now)
+        elif reason:
+            self._leave(partner, reason, now)
             if hub is not None:
                 self._tell(hub, State(partner.pair.number, PairState.ENDED, reason))
 
@@ -254,11 +276,12 @@ class Partners:
 
     def _row(self, partner: _Partner, now: int) -> dict[str, Any]:
         path = best_path(self._table, partner.index)
-        state = "direct" if partner.is_open else "relayed"
-        row = _row_of(partner.pair.name, state, path.carrier.reason if path else "", partner.state_ns, now)
+        state = "direct" if partner.is_open and not partner.leaves_ns else "relayed"
+        reason = partner.why or (path.carrier.reason if path else "")
+        row = _row_of(partner.pair.name, state, reason, partner.state_ns, now)
         at = partner.index * RECORD_WORDS + DATAGRAM_ROUND_TRIP
         trips = [words[at] for words in self._table.datagrams_out if words[at]]
-        if partner.is_open and path is not None:
+        if state == "direct" and path is not None:
             row["endpoint"] = path.endpoint
             row["rtt_ms"] = min(trips) / 1000 if trips else None
         return row

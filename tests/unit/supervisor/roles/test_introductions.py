@@ -221,7 +221,7 @@ def test_what_forbids_a_pair_ends_it_at_once_and_begins_none(world: World, chang
     world.hub.version += 1
     world.look()
     told = world.told()
-    assert [each[0].number for each in told.values()] == [number, number]
+    assert [each[0][:2] for each in told.values()] == [(number, PairState.FORBIDDEN)] * 2
     assert all(reason in each[0].reason for each in told.values()) and reason in world.rows[0][2]
     world.now += RETRY_NS
     world.talk(ONE, TWO)
@@ -233,7 +233,7 @@ def test_a_session_that_ends_ends_its_pairs_and_the_other_client_is_told(world: 
     del world.hub.ends[ONE]
     world.hub.version += 1
     world.look()
-    assert world.told() == {TWO: [StateNote(number, PairState.ENDED, "the session of one has ended")]}
+    assert world.told() == {TWO: [StateNote(number, PairState.FORBIDDEN, "the session of one has ended")]}
 
 
 def test_networks_that_overlap_those_of_a_third_peer_stay_with_the_hub(world: World) -> None:

@@ -34,7 +34,7 @@ from pipeline.shm.layout import (
 from pipeline.shm.peer_table import RouteReader
 from pipeline.supervisor.control.events import Events
 from pipeline.supervisor.roles.only_peer import write_only_peer
-from pipeline.supervisor.roles.partners import HERE_AGAIN_NS, LOOK_NS, Partners
+from pipeline.supervisor.roles.partners import HERE_AGAIN_NS, LEAVES_NS, LOOK_NS, Partners
 from pipeline.wire import notes
 from pipeline.wire.notes import Here, Network, Pair, PairState, Place
 from pipeline.wire.notes import State as StateNote
@@ -146,10 +146,21 @@ def assert_nothing_is_left(world: World, handle: int) -> None:
 def test_a_pair_that_the_hub_ends_leaves_no_key_and_no_route(world: World) -> None:
     world.hear(PAIR)
     handle = world.handle()
-    world.hear(StateNote(PAIR.number, PairState.ENDED, "one has been revoked"))
+    world.hear(StateNote(PAIR.number, PairState.FORBIDDEN, "one has been revoked"))
     assert_nothing_is_left(world, handle)
     assert world.seen == [("direct-ended", "two", "the hub: one has been revoked")]
     assert world.rows == [(["two"], "relayed")]
+
+
+def test_a_pair_that_ends_for_another_reason_has_its_keys_a_moment_longer_than_its_datagrams(world: World) -> None:
+    world.hear(PAIR)
+    handle = world.handle()
+    world.hear(StateNote(PAIR.number, PairState.ENDED, "two: idle"))
+    assert world.secrets.read(handle) is None and world.keys.read(handle) is not None
+    world.after()
+    assert world.handle() == handle and world.rows == [(["two"], "relayed")]
+    world.after(LEAVES_NS)
+    assert_nothing_is_left(world, handle)
 
 
 def test_a_pair_ends_with_the_session_in_which_the_hub_has_begun_it(world: World) -> None:
@@ -178,7 +189,7 @@ def test_a_note_that_comes_twice_begins_a_pair_once_and_one_that_has_ended_never
     handle = world.handle()
     world.partners.heard(request, world.client, world.now)
     assert world.handle() == handle
-    world.hear(StateNote(PAIR.number, PairState.ENDED))
+    world.hear(StateNote(PAIR.number, PairState.FORBIDDEN))
     world.partners.heard(request, world.client, world.now)
     assert world.keys.read(world.handle()) is None
 
@@ -212,6 +223,7 @@ def test_a_path_that_does_not_open_in_time_ends_the_pair_and_the_hub_hears_why(w
     world.after(GIVE_UP_NS)
     assert world.handle() == handle
     assert world.after() == [StateNote(77, PairState.ENDED, partner_verdict.NOT_THROUGH)]
+    world.after(LEAVES_NS)
     assert_nothing_is_left(world, handle)
 
 
@@ -223,7 +235,9 @@ def test_a_pair_goes_on_while_it_is_used(world: World) -> None:
         world.after(IDLE_NS - LOOK_NS)
     assert world.rows == [(["two"], "direct")]
     world.after(IDLE_NS + 1)
-    assert world.rows == [(["two"], "relayed")] and world.seen[-1][2] == partner_verdict.IDLE
+    assert world.rows == [(["two"], "relayed")]
+    world.after(LEAVES_NS)
+    assert world.seen[-1][2] == partner_verdict.IDLE
 
 
 def test_a_path_that_takes_longer_than_the_way_by_the_hub_is_given_up(world: World) -> None:
