@@ -29,7 +29,6 @@ STEADY_NS = 60 * SECOND
 AGAIN_NS = 2 * SECOND
 """A pair that was open for STEADY_NS and has ended is tried again after AGAIN_NS: one of them is in another network."""
 
-RELAYED_BY_HUB = 'the hub has `direct` "off"'
 ISOLATED = "the hub isolates its clients"
 TAKES_NONE = '{} has `direct` "off", or is older'
 NO_PATH = "no datagram of {} reaches the hub"

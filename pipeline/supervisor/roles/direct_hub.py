@@ -20,10 +20,6 @@ class DirectHub:
         self._reach = reach
 
     @property
-    def gives_direct_paths(self) -> bool:
-        return self._config.direct == "auto"
-
-    @property
     def isolates(self) -> bool:
         return self._config.client_isolation
 
@@ -49,7 +45,7 @@ class DirectHub:
 
     @property
     def version(self) -> Hashable:
-        return self._admission.changes, self._reach.changes, self.gives_direct_paths, self.isolates
+        return self._admission.changes, self._reach.changes, self.isolates
 
     def routes(self) -> list[Route]:
         return self._admission.routes()

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple, Protocol
 
 from pipeline.policy.direct_pairs import (
     ISOLATED,
-    RELAYED_BY_HUB,
     Attempts,
     Demand,
     Facts,
@@ -41,7 +40,7 @@ STALE_NS = 20_000_000_000
 """Packets of a pair that go by the hub for so long after its latest news: a note was lost, or it came to nothing."""
 
 REFUSED_NS = 5_000_000_000  # a pair that may not be is looked at again
-ROWS_MOST = 64  # of refused pairs
+REFUSED_MOST, ROWS_MOST = 32, 64  # pairs in `status`: those that may not be, and those that are
 
 OVER = "packets still go by the hub"
 SESSION_ENDED = "the session of {} has ended"
@@ -58,9 +57,6 @@ class ClientSession(NamedTuple):
 
 
 class Hub(Protocol):
-    @property
-    def gives_direct_paths(self) -> bool: ...
-
     @property
     def isolates(self) -> bool: ...
 
@@ -206,14 +202,11 @@ class Introductions:
         reason = self._why_not(key, hub, sessions)
         if reason:
             self._refused[key] = names, reason, now
-            while len(self._refused) > ROWS_MOST:
-                self._refused.popitem(last=False)
+            self._trim_refused()
         else:
             self._begin(key, hub, sessions, now)
 
     def _why_not(self, key: Key, hub: Hub, sessions: Mapping[int, ClientSession]) -> str:
-        if not hub.gives_direct_paths:
-            return RELAYED_BY_HUB
         if hub.isolates:
             return ISOLATED
         for handle in key:
@@ -285,14 +278,19 @@ class Introductions:
                 self._tell(session, State(pair.number, state, reason))
         self._attempts.ended(frozenset(pair.names), now - pair.open_since if pair.open_since else 0, now)
         self._refused[key] = pair.names, reason, now
+        self._trim_refused()
         self._events.record("direct-ended", pair.names[0], f"with {pair.names[1]}: {reason}")
+
+    def _trim_refused(self) -> None:
+        while len(self._refused) > REFUSED_MOST:
+            self._refused.popitem(last=False)
 
     # -- for people
 
     def rows(self, now: int) -> list[dict[str, Any]]:
         found = [
             _row(pair.names, "direct" if pair.is_open else "relayed", "" if pair.is_open else "it is tried", since, now)
-            for pair in self._pairs.values()
+            for pair in list(self._pairs.values())[:ROWS_MOST]
             for since in [pair.open_since if pair.is_open else pair.began_ns]
         ]
         refused = [(key, each) for key, each in self._refused.items() if key not in self._pairs]

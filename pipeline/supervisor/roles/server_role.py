@@ -206,7 +206,7 @@ class ServerRole(AdmissionNews):
     def _direct_hub(self) -> DirectHub | None:
         """For direct paths between clients; None where there are none."""
         table = self._table
-        if self._admission is None or table is None or not (self._config.multi_client and table.datagrams_in):
+        if self._config.direct == "off" or self._admission is None or table is None or not table.datagrams_in:
             return None
         return DirectHub(self._config, self._admission, self._reach)
 

@@ -27,7 +27,14 @@ from pipeline.shm.layout import (
 )
 from pipeline.shm.peer_table import Route
 from pipeline.supervisor.control.events import Events
-from pipeline.supervisor.roles.introductions import LOOK_NS, REFUSED_NS, STALE_NS, ClientSession, Introductions
+from pipeline.supervisor.roles.introductions import (
+    LOOK_NS,
+    REFUSED_MOST,
+    REFUSED_NS,
+    STALE_NS,
+    ClientSession,
+    Introductions,
+)
 from pipeline.wire import notes
 from pipeline.wire.notes import Here, Network, Pair, PairState, Place
 from pipeline.wire.notes import State as StateNote
@@ -45,7 +52,7 @@ class FakeHub:
     """Three clients, each with an address in 10.9.0.0/24."""
 
     def __init__(self, table: peer_table.PeerTable) -> None:
-        self.gives_direct_paths, self.isolates = True, False
+        self.isolates = False
         self.version = 0
         self.own: dict[int, list[str]] = {handle: [f"10.9.0.{2 + number}/32"] for number, handle in enumerate(NAMES)}
         self.facts = {handle: Facts(NAMES[handle], True, False, False, False, False) for handle in NAMES}
@@ -208,12 +215,11 @@ def test_a_pair_is_direct_once_both_clients_say_so_and_then_both_are_told_of_its
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda world: setattr(world.hub, "gives_direct_paths", False), direct_pairs.RELAYED_BY_HUB),
         (lambda world: setattr(world.hub, "isolates", True), direct_pairs.ISOLATED),
         (lambda world: world.hub.facts.update({TWO: world.hub.facts[TWO]._replace(has_rules=True)}), "rules of reach"),
         (lambda world: world.hub.facts.update({ONE: world.hub.facts[ONE]._replace(has_rate=True)}), "has a rate"),
     ],
-    ids=["hub", "isolation", "rules", "rate"],
+    ids=["isolation", "rules", "rate"],
 )  # fmt: skip
 def test_what_forbids_a_pair_ends_it_at_once_and_begins_none(world: World, change: Any, reason: str) -> None:
     number = world.pair()[ONE].number
@@ -284,3 +290,14 @@ def test_packets_that_go_on_by_the_hub_end_a_pair_whose_notes_were_lost(world: W
     world.now += STALE_NS
     world.talk(ONE, TWO)
     assert world.told()[ONE] == [StateNote(number, PairState.ENDED, "packets still go by the hub")]
+
+
+def test_the_rows_for_people_are_few_however_many_pairs_are_refused(world: World) -> None:
+    refused = world.introductions._refused
+    for number in range(1000):
+        refused[number, number + 1] = ("one", "two"), "no", world.now
+    world.pair()
+    world.hub.isolates = True
+    world.hub.version += 1
+    world.look()
+    assert len(world.rows) == REFUSED_MOST
