@@ -19,6 +19,8 @@ HUB_GONE_NS = 15 * SECOND
 
 MARGIN_US = 5_000
 """By so much, and by a quarter, a round trip is longer if it counts as worse: paths vary by themselves."""
+TRIP_NS = 10 * SECOND
+"""The lowest round trip of such a time counts: one under load has our own queue in it, and that by the hub had none."""
 LOSS_SEGMENTS = 1000
 LOSS_SHARE = 5  # one segment of so many
 
@@ -26,6 +28,23 @@ NOT_THROUGH = "no probe got through in 12 s: the NATs of both ends let nobody in
 NOT_AGAIN = "it went dark, and no probe got through again in 12 s"
 IDLE = "nothing was sent either way for 300 s"
 HUB_GONE = "there is no connection with the hub, which could end it"
+
+
+class LowestTrip:
+    """The round trips of a path, as looks at it show them."""
+
+    def __init__(self, now: int) -> None:
+        self._since = now
+        self._lowest = 0
+
+    def seen(self, trip_us: int, now: int) -> int:
+        """The lowest one of TRIP_NS, each time that they are over; else 0. `trip_us`: 0 if it is not known."""
+        if trip_us:
+            self._lowest = min(trip_us, self._lowest or trip_us)
+        if now - self._since < TRIP_NS:
+            return 0
+        found, self._since, self._lowest = self._lowest, now, 0
+        return found
 
 
 class PartnerFacts(NamedTuple):

@@ -211,7 +211,7 @@ def test_a_killed_dgram_worker_keeps_the_path(stack: ExitStack, tmp_path: Path) 
             back.wait_for(MIB)
             client.wait_until_replaced("dgram-0", client.signal_worker("dgram-0", signal.SIGKILL))
         flow.wait_for(MIB)
-    eventually(lambda: world.states() == ["direct", "direct"], 5, "the direct path")
+    eventually(lambda: world.states() == ["direct", "direct"], 20, "the direct path")
 
 
 def test_transfers_take_the_direct_path_both_ways(stack: ExitStack, tmp_path: Path) -> None:

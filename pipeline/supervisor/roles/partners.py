@@ -22,7 +22,7 @@ from pipeline.packet.route_table import DEFAULT_ROUTES, OWN
 from pipeline.peers.peer_datagrams import best_path
 from pipeline.peers.sealed_sessions import SealedSessions
 from pipeline.policy.direct_pairs import PARTNERS_MAX
-from pipeline.policy.partner_verdict import HUB_GONE, PartnerFacts, why_end
+from pipeline.policy.partner_verdict import HUB_GONE, LowestTrip, PartnerFacts, why_end
 from pipeline.runtime.supervisor_channel import NoteReport, SendNote
 from pipeline.sealing.session import SealedSession, session_of_pair
 from pipeline.shm.datagram_secrets import DatagramServer, pack_places
@@ -64,6 +64,7 @@ class _Partner:
     used_ns: int
     used_bytes: int
     counts: list[int]  # of segments, when it began
+    trip: LowestTrip
     is_open: bool = False
     was_open: bool = False
     leaves_ns: int = 0  # when it ends; 0: it goes on
@@ -143,7 +144,7 @@ class Partners:
         peer_handle = self._made << PEER_INDEX_BITS | index
         table = self._table
         self._partners[pair.number] = _Partner(
-            pair, peer_handle, now, now, now, self._used(index), table.datagram_counts(index)
+            pair, peer_handle, now, now, now, self._used(index), table.datagram_counts(index), LowestTrip(now)
         )
         self._sessions.begin(peer_handle, session, now)
         table.write_record(peer_handle, 0, offloads=pair.offloads)
@@ -228,7 +229,7 @@ class Partners:
             partner.state_ns,
             partner.used_ns,
             self._hub_seen_ns,
-            min(trips, default=0) if grown[_SENT] else 0,
+            partner.trip.seen(min(trips, default=0) if grown[_SENT] and partner.is_open else 0, now),
             partner.pair.relayed_us,
             grown[_SENT],
             grown[_LOST],

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from pipeline.policy import partner_verdict as policy
-from pipeline.policy.partner_verdict import GIVE_UP_NS, HUB_GONE_NS, IDLE_NS, SECOND, PartnerFacts, why_end
+from pipeline.policy.partner_verdict import (
+    GIVE_UP_NS,
+    HUB_GONE_NS,
+    IDLE_NS,
+    SECOND,
+    TRIP_NS,
+    LowestTrip,
+    PartnerFacts,
+    why_end,
+)
 
 NOW = 1000 * SECOND
 GOOD = PartnerFacts(True, True, NOW, NOW, NOW, 20_000, 50_000, 10_000, 100)
@@ -37,3 +46,12 @@ def test_a_path_that_is_worse_than_the_hub_ends() -> None:
     assert why_end(GOOD._replace(lost_segments=2000), NOW) == ""
     assert "30 %" in why_end(GOOD._replace(lost_segments=3000), NOW)
     assert why_end(GOOD._replace(sent_segments=100, lost_segments=90), NOW) == ""
+
+
+def test_the_lowest_round_trip_of_a_time_counts_and_each_time_begins_anew() -> None:
+    trip = LowestTrip(0)
+    assert [trip.seen(each, SECOND) for each in (90, 0, 40, 70)] == [0, 0, 0, 0]
+    assert trip.seen(80, TRIP_NS) == 40
+    assert trip.seen(80, TRIP_NS + 1) == 0
+    assert trip.seen(0, 2 * TRIP_NS) == 80
+    assert trip.seen(0, 3 * TRIP_NS) == 0
