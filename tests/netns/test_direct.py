@@ -216,12 +216,17 @@ def test_a_killed_dgram_worker_keeps_the_path(stack: ExitStack, tmp_path: Path) 
 
 def test_transfers_take_the_direct_path_both_ways(stack: ExitStack, tmp_path: Path) -> None:
     world = World(stack, tmp_path)
-    world.become_direct()
-    before = world.relayed
-    transfer(world.one, world.two, streams=2, size=2 * MIB)
-    transfer(world.two, world.one, streams=2, size=2 * MIB)
-    transfer(world.one, world.two, streams=1, size=MIB, six=True)
-    assert world.relayed - before < 20
+
+    def none_is_relayed() -> bool:
+        """A busy machine may stop a worker for so long that the path goes dark."""
+        world.become_direct()
+        before = world.relayed
+        transfer(world.one, world.two, streams=2, size=2 * MIB)
+        transfer(world.two, world.one, streams=2, size=2 * MIB)
+        transfer(world.one, world.two, streams=1, size=MIB, six=True)
+        return world.relayed - before < 20
+
+    eventually(none_is_relayed, 90, "transfers past the hub")
     transfer(world.one, world.hub.server, streams=1, size=MIB)
 
 
