@@ -77,11 +77,11 @@ COUNTERS = (
             "(multicast_kbit)"),
     Counter(216, "tun.dropped_multicast_limit", IN, "multicast and broadcast packets from a peer beyond "
             "multicast_kbit"),
-    Counter(220, "tun.dropped_not_taken_back", IN, "blocks for a partner without a path that had no key any more"),
     Counter(217, "tun.dropped_destination_refused", IN, "packets from a partner to an address that is not ours"),
     Counter(218, "tun.dropped_not_reachable", IN, "packets from peer to peer that may_reach does not allow"),
     Counter(219, "tun.dropped_unguarded", IN, "packets for the kernel from peers with rules, while the firewall table "
             "that has their rules is missing"),
+    Counter(220, "tun.dropped_not_taken_back", IN, "blocks for a partner without a path that had no key any more"),
     Counter(32, "tcp.frames_sent", OUT, "frames with packets or shards written to connections"),
     Counter(33, "tcp.bytes_sent", OUT, "wire bytes written to connections"),
     Counter(34, "tcp.keepalives_sent", OUT, "keepalive frames sent"),
