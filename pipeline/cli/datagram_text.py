@@ -14,11 +14,13 @@ from typing import Any
 
 from pipeline.log import printable
 from pipeline.observe.sentence import spoken
+from pipeline.policy.carrier_order import NAMES, Kind
 
 SHOWN = 3  # peers that use no datagrams, with the reasons
 
 HEAD = ["peer", "carrier", "since", "to", "rtt", "lost", "rows", "pace", "segments", "why"]
-OTHERWISE = {"tcp": "blocks go by TCP", "none": 'blocks go nowhere, since `carrier` is "udp"'}
+OTHERWISE = {"tcp": "blocks go by TCP", "none": "blocks go nowhere, since `carrier` names datagrams alone"}
+CALLED = {"udp": "datagrams", "faketcp": "datagrams by fake TCP"}
 
 Peer = dict[str, Any]
 
@@ -29,8 +31,8 @@ def brief(peers: Sequence[Peer]) -> list[str]:
         return []
     if len(peers) == 1:
         return [_sentence(found[0])]
-    users = sum(peer["carrier"] == "udp" for peer in found)
-    others = [peer for peer in found if peer["carrier"] != "udp"]
+    users = sum(peer["carrier"] in NAMES for peer in found)
+    others = [peer for peer in found if peer["carrier"] not in NAMES]
     named = "; ".join(f"{printable(peer['name'])}: {note(peer)}" for peer in others[:SHOWN])
     more = f"; and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
     return [f"datagrams: {users} of {len(found)} peers" + (f" ({named}{more})" if others else "")]
@@ -38,9 +40,9 @@ def brief(peers: Sequence[Peer]) -> list[str]:
 
 def note(peer: Peer) -> str:
     about = peer.get("datagrams")
-    if not about or peer["carrier"] == "udp":
+    if not about or peer["carrier"] in NAMES:
         return ""
-    return f"{OTHERWISE[peer['carrier']]}, {_state(about)}: {about['reason']}"
+    return f"{OTHERWISE[peer['carrier']]}, {_state(peer)}: {about['reason']}"
 
 
 def rows(peers: Sequence[Peer]) -> list[list[str]]:
@@ -50,14 +52,15 @@ def rows(peers: Sequence[Peer]) -> list[list[str]]:
 
 def _sentence(peer: Peer) -> str:
     about = peer["datagrams"]
-    if peer["carrier"] != "udp":
+    if peer["carrier"] not in NAMES:
         return note(peer)
     figures = [_rtt(about), f"{_lost(about)} lost", f"rows {_cut(about)}", f"at {_pace(about)}", f"of {_size(about)}"]
-    return f"{_state(about)} to {about['endpoint']}: {', '.join(figures)}"
+    why = f" ({about['reason']})" if peer["carrier"] == Kind.FAKE_TCP else ""
+    return f"{_state(peer)} to {about['endpoint']}{why}: {', '.join(figures)}"
 
 
 def _row(peer: Peer, about: dict[str, Any]) -> list[str]:
-    is_used = peer["carrier"] == "udp"
+    is_used = peer["carrier"] in NAMES
     return [
         printable(peer["name"]),
         peer["carrier"],
@@ -68,10 +71,15 @@ def _row(peer: Peer, about: dict[str, Any]) -> list[str]:
     ]
 
 
-def _state(about: dict[str, Any]) -> str:
+def _state(peer: Peer) -> str:
+    about = peer["datagrams"]
     if about["state_seconds"] is None:
         return "no datagrams"
-    words = {"probing": "no path for datagrams yet", "open": "datagrams", "dark": "no datagram passes"}
+    words = {
+        "probing": "no path for datagrams yet",
+        "open": CALLED.get(peer["carrier"], "datagrams"),
+        "dark": "no datagram passes",
+    }
     return f"{words.get(about['state'], about['state'])} since {spoken(about['state_seconds'])}"
 
 

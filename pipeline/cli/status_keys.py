@@ -118,7 +118,7 @@ KEYS = {
     "server.port": "as in remote_addr",
     "server.way": '`proxy`, `proxy_command` or `websocket` through which it is dialed, in words; "" for none',
     "server.connections": "connections to it that stand",
-    "server.carrier": 'by which blocks go to it now: udp, tcp or none; "" without a connection',
+    "server.carrier": 'by which blocks go to it now: udp, faketcp, tcp or none; "" without a connection',
     "server.connections_wanted": "connections that are kept up",
     "server.trouble": "reasons why not all stand, or cannot be replaced",
     "server.failed_attempts": "since the trouble began",

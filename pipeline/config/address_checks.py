@@ -28,6 +28,11 @@ def local_addr(config: Config) -> Violations:
         yield "local_addr", str(expected), config.local_addr
 
 
+def fake_tcp_port(config: Config) -> Violations:
+    if config.mode == "server" and config.fake_tcp_port and config.fake_tcp_port == config.listen_endpoint.port:
+        yield "fake_tcp_port", "another port than that of local_addr, whose connections are real", config.fake_tcp_port
+
+
 def public_addr(config: Config) -> Violations:
     given = config.public_addr
     if isinstance(given, str):

@@ -279,6 +279,7 @@ class Check(NamedTuple):
 CHECKS = (
     Check(address_checks.local_addr, ("local_addr",)),
     Check(address_checks.remote_addr, ("remote_addr",)),
+    Check(address_checks.fake_tcp_port, ("mode", "local_addr", "fake_tcp_port")),
     Check(tunnel_addr, ("tunnel_addr",)),
     Check(address_checks.public_addr, ("public_addr",)),
     Check(address_checks.proxy_protocol_from, ("proxy_protocol_from",)),

@@ -66,6 +66,7 @@ from pipeline.config.types import (
 )
 from pipeline.config.uplink_entry import BACKUP, UplinkEntry, Uplinks
 from pipeline.config.values import (
+    PORT_MAX,
     Endpoint,
     SrvName,
     parse_address,
@@ -252,11 +253,16 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     reconnect_max: Annotated[Seconds, about(
         "Longest pause of a client before it dials again. A client never gives up. With the default it finds a server "
         "within seconds of the server's return.", unit="seconds", live=True)] = 10.0
-    carrier: Annotated[Literal["tcp", "udp", "auto"], about(
-        "How blocks of packets travel. `udp`: in datagrams, on the port that the connections have. `auto`: in "
-        "datagrams while they get through, else in the connections. `tcp`: in the connections alone, where no "
-        "datagram is sent or taken. Both ends need another value than `tcp`. A peer with a rate has its blocks in "
-        "the connections whatever is set: docs/datagrams.md.")] = "tcp"
+    carrier: Annotated[Literal["tcp", "udp", "faketcp", "auto"], about(
+        "How blocks of packets travel. `udp`: in datagrams, on the port that the connections have. `faketcp`: in "
+        "datagrams behind TCP headers, for networks that block or slow down UDP (docs/fake-tcp.md). `auto`: by UDP "
+        "while it gets through, else by fake TCP, else in the connections. `tcp`: in the connections alone, where no "
+        "datagram is sent or taken. Both ends need another value than `tcp`; a server with `auto` takes UDP and fake "
+        "TCP. A peer with a rate has its blocks in the connections whatever is set: docs/datagrams.md.")] = "tcp"
+    fake_tcp_port: Annotated[Annotated[int, Meta(ge=0, le=PORT_MAX)], about(
+        "Port of a server for fake TCP, with `carrier` `faketcp` or `auto`. It is another one than that of "
+        "`local_addr`, whose connections are real ones. Clients learn it by themselves; firewalls let TCP to it in. "
+        "0: the port behind that of `local_addr`, such as 444 behind 443.")] = 0
     direct: Annotated[Literal["off", "auto"], about(
         "Whether clients of a hub may send packets to each other directly, in datagrams, past the hub. `auto`: where "
         "both clients and the hub have `auto`, and the NATs of both clients let them: docs/direct.md. Clients learn "
@@ -564,6 +570,10 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     def listen_endpoint(self) -> Endpoint:
         """`local_addr` in parts; the host "::" stands for every address, IPv4 and IPv6."""
         return parse_endpoint(self.local_addr)
+
+    def fake_tcp_port_beside(self, port: int) -> int:
+        """Where a server takes fake TCP if it listens on this port."""
+        return self.fake_tcp_port or (port + 1 if port < PORT_MAX else port - 1)
 
     @property
     def metrics_endpoint(self) -> Endpoint | None:

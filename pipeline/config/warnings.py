@@ -8,6 +8,7 @@ from pipeline.config.schema import SETTINGS, Config, PartialConfig
 from pipeline.config.types import CONNECTIONS_MAX
 from pipeline.config.values import Endpoint, parse_endpoint, parse_prefix
 from pipeline.packet.address_pool import LINK_ADDRESSES, is_part_of
+from pipeline.policy.carrier_order import KINDS, Kind
 from pipeline.wire.approach import Proxy
 
 _PLAIN_CLIENT = derive(PartialConfig(mode="client"))
@@ -90,6 +91,10 @@ def _without_bulk_class(config: Config) -> bool:
     return not (config.always_bulk or config.class_by_dscp)
 
 
+def _without_fake_tcp(config: Config) -> bool:
+    return _on_server(config) and Kind.FAKE_TCP not in KINDS[config.carrier]
+
+
 def _for_one_client(config: Config) -> bool:
     return _on_server(config) and not config.multi_client
 
@@ -100,7 +105,7 @@ def _without_websockets(config: Config) -> bool:
 
 UNUSED = (
     Unused(("recv_queue_size",), _always, "inbound packets are held back by backpressure, not in a queue"),
-    Unused(("local_addr",), _on_client, "a client does not listen"),
+    Unused(("local_addr", "fake_tcp_port"), _on_client, "a client does not listen"),
     Unused(("insecure",), _on_client, "it concerns servers only"),
     Unused(
         (
@@ -114,6 +119,7 @@ UNUSED = (
     Unused(("home_after",), _stays, 'prefer is "current"'),
     Unused(("standby",), _without_sealing, "only where packets are sealed can two servers be connected at once"),
     Unused(("padding",), _without_sealing, "only records of sealed connections are padded"),
+    Unused(("fake_tcp_port",), _without_fake_tcp, "carrier is neither faketcp nor auto"),
     Unused(("carrier",), _with_a_rate_of_connections, "only connections keep the rate that this end has"),
     Unused(("direct",), _with_a_rate_of_connections, "direct paths would not keep the rate that this end has"),
     Unused(("direct",), _for_one_client, "there are no two clients"),

@@ -24,12 +24,13 @@ WINDOW = 1 << 14
 REACH = WINDOW // 2  # sequences: 18 ms at 5 Gbit/s, 180 ms at 500 Mbit/s
 PATIENCE_NS = 5_000_000
 PATIENCE_MOST_NS = 250_000_000
+RAMP_MOST = 1 << 10
 FORGET_NS = 1_000_000_000  # an eighth of the patience above PATIENCE_NS is forgotten
 
 _MASK = WINDOW - 1
 _U32 = 0xFFFFFFFF
 _HALF = 1 << 31
-_RAMP = np.arange(1 << 10, dtype=np.uint32)
+_RAMP = np.arange(RAMP_MOST, dtype=np.uint32).tobytes()
 
 
 class ArrivalCounts:
@@ -54,7 +55,7 @@ class ArrivalCounts:
         return self._next > self._judged
 
     def add(self, sequences: np.ndarray, now: int) -> None:
-        """`sequences`: unsigned, in the order in which they came; 2^10 at most."""
+        """`sequences`: unsigned, in the order in which they came; RAMP_MOST at most."""
         count = len(sequences)
         self.received += count
         self.is_new = True
@@ -63,7 +64,7 @@ class ArrivalCounts:
         if self._next < 0 or abs(_ahead(first, self._next)) >= REACH:
             self._begin(first)
         at = self._next
-        if first == at & _U32 and np.count_nonzero(numbers - _RAMP[:count] == numbers[0]) == count:
+        if first == at & _U32 and (numbers - numbers[0]).tobytes() == _RAMP[: numbers.nbytes]:
             self._set(at, at + count, came=True)
             self._next = at + count
             self._latest_at = now

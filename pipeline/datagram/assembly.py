@@ -1,5 +1,6 @@
 """The assembly of one peer: segments, in any order, become sealed blocks.
 
+    add_in_order(words, rows, ...)   the first of several segments, as far as they are of one block and in its order
     add_rows(fields, rows, now)      segments that came together, as columns (segment.ROWS) and rows
     add_row(fields, row, now)        one segment
     pop(now)                         the next block that may be delivered, or None
@@ -88,6 +89,7 @@ class Assembly:
         self._bulk: deque[Block | Single] = deque()
         self._light: deque[Block | Single] = deque()
         self._next_timer_ns = 0
+        self._told = 0  # codewords that lack rows, from the oldest one on, in the last report that had no room for all
         self.refused = self.recovered = self.expired = 0
 
     # -- segments come
@@ -114,7 +116,6 @@ class Assembly:
     def _add_group(self, fields: np.ndarray, rows: np.ndarray, now: int) -> None:
         """Add rows of one block, which have all in common but part and index."""
         _, _, key, epoch, size, _, code, _ = fields[0].item()
-        total = (code >> 8) + (code & 0xFF)
         count, row_bytes = rows.shape
         if code >> 8 <= 1:
             for each, row in zip(fields.tolist(), rows, strict=True):
@@ -123,29 +124,50 @@ class Assembly:
         block = self._open.get(key) or self._open_block(key, epoch, size, code, row_bytes, count, now)
         if block is None:
             return
-        index = fields["index"]
-        if not self._agrees(block, epoch, size, code, row_bytes) or int(np.maximum.reduce(index)) >= total:
+        index, part, places = fields["index"], fields["part"], block.places
+        rows_end, parts_end = (int(np.maximum.reduce(each)) + 1 for each in (index, part))
+        is_inside = rows_end <= places.n + places.m and parts_end <= places.parts
+        if not is_inside or not self._agrees(block, epoch, size, code, row_bytes):
             self._counters[_MALFORMED] += count
             return
-        places = index if block.parts == 1 else fields["part"].astype(np.intp) * total + index
-        try:
-            block.rows[places] = rows
-        except IndexError:  # a part behind the last one; nothing is written then
-            self._counters[_MALFORMED] += count
-            return
-        block.received_ns = block.stream.last_received_ns = now
-        came = np.zeros(block.parts * total, np.bool_)
-        came[places] = True
+        at = index.astype(np.intp) * places.parts + part
+        block.rows[at] = rows
+        came = np.zeros(places.total, np.bool_)
+        came[at] = True
         bits = int.from_bytes(np.packbits(came, bitorder="little").tobytes(), "little")
         if bits.bit_count() < count:
             self._counters[_UNNEEDED] += count - bits.bit_count()
-        every = (1 << total) - 1
-        for part in range(block.parts):
-            of_part = bits >> part * total & every
-            if of_part:
-                self._mark(block, part, of_part)
-        if not block.missing:
-            self._on_complete(block, now)
+        self._mark(block, bits, now)
+
+    def add_in_order(
+        self, first: tuple[Any, ...], words: np.ndarray, rows: np.ndarray, scratch: np.ndarray, now: int
+    ) -> int:
+        """Add the first of several segments: so many as follow each other in one block. How many; 0 if the first one
+        has to be added in another way.
+
+        `first`: its fields, as add_row() takes them. `words`: those of all, as words. `scratch`: of their shape.
+        """
+        _, _, key, epoch, size, part, code, index = first
+        n, row_bytes = code >> 8, rows.shape[1]
+        if n <= 1:
+            return 0
+        block = self._open.get(key) or self._open_block(key, epoch, size, code, row_bytes, 0, now)
+        if block is None or not self._agrees(block, epoch, size, code, row_bytes):
+            return 0
+        places = block.places
+        at: int = index * places.parts + part
+        if part >= places.parts or at >= places.total:
+            return 0
+        end = min(at + len(words), places.total)
+        count = end - at
+        in_common = scratch[:count]
+        np.bitwise_xor(words[:count], places.words[at:end], out=in_common)
+        in_common[:, 0] = 0
+        if in_common.tobytes() != in_common[0].tobytes() * count:
+            return 0
+        block.rows[at:end] = rows[:count]
+        self._mark(block, (1 << end) - (1 << at), now)
+        return count
 
     def add_row(self, fields: tuple[Any, ...], row: memoryview, now: int) -> None:
         """Add one segment: sequence, sender, block, epoch, size, part, code, index; and its row."""
@@ -153,28 +175,26 @@ class Assembly:
         if code >> 8 == 1:
             self._add_single(key, epoch, size, part, code & 0xFF, index, row, now)
             return
-        total = (code >> 8) + (code & 0xFF)
         block = self._open.get(key) or self._open_block(key, epoch, size, code, len(row), 1, now)
         if block is None:
             return
-        if not self._agrees(block, epoch, size, code, len(row)) or part >= block.parts or index >= total:
+        places = block.places
+        if not self._agrees(block, epoch, size, code, len(row)) or part >= places.parts or index >= places.n + places.m:
             self._counters[_MALFORMED] += 1
             return
-        block.received_ns = block.stream.last_received_ns = now
-        at = (part * total + index) * block.row_bytes
-        block.area[at : at + block.row_bytes] = row
-        self._mark(block, part, 1 << index)
-        if not block.missing:
-            self._on_complete(block, now)
+        at = index * places.parts + part
+        block.area[at * block.row_bytes : (at + 1) * block.row_bytes] = row
+        self._mark(block, 1 << at, now)
 
-    def _mark(self, block: Block, part: int, rows: int) -> None:
-        """Rows of a part have come."""
-        before = block.present[part]
+    def _mark(self, block: Block, rows: int, now: int) -> None:
+        """These rows have come: bit i is place i."""
+        before = block.present
         if before & rows:
             self._counters[_UNNEEDED] += (before & rows).bit_count()
-        after = block.present[part] = before | rows
-        if before.bit_count() < block.code >> 8 <= after.bit_count():
-            block.missing -= 1
+        block.present = present = before | rows
+        block.received_ns = block.stream.last_received_ns = now
+        if block.places.are_enough(present):
+            self._on_complete(block, now)
 
     @staticmethod
     def _agrees(block: Block, epoch: int, size: int, code: int, row_bytes: int) -> bool:
@@ -303,29 +323,15 @@ class Assembly:
             self._counters[_WHOLE] += 1
         else:
             size, copies, copy = block.size, 0, 0
-            self._write_rows(block, slot, at + shard.RUN_BYTES)
+            is_recovered = block.write(slot, at + shard.RUN_BYTES, self._codec)
+            self._counters[_RECOVERED if is_recovered else _WHOLE] += 1
+            self.recovered += is_recovered
             self._forget(block)
         _pack_run(
             slot, at, _REST_BYTES + size, framing.RUN,
             key >> 32, key & _U32, 1, copies, copy, 1, size, block.epoch, 0,
         )  # fmt: skip
         return at + shard.RUN_BYTES + size
-
-    def _write_rows(self, block: Block, slot: memoryview, at: int) -> None:
-        n, m, row_bytes = block.code >> 8, block.code & 0xFF, block.row_bytes
-        data, stride = n * row_bytes, (n + m) * row_bytes
-        every = (1 << n) - 1
-        recovered = False
-        for part, present in enumerate(block.present):
-            if present & every != every:
-                recovered = True
-                area = block.area[part * stride : (part + 1) * stride]
-                self._codec.recover(area, n, m, row_bytes, present)
-            size = min(data, block.size - part * data)
-            slot[at : at + size] = block.area[part * stride : part * stride + size]
-            at += size
-        self._counters[_RECOVERED if recovered else _WHOLE] += 1
-        self.recovered += recovered
 
     def _forget(self, block: Block) -> None:
         del self._complete[block.key]
@@ -337,7 +343,8 @@ class Assembly:
         """The streams of which segments have come since then, the latest first, and codewords of them that lack rows.
 
         The newest block of a stream is left out if it has got a row after `quiet_since`: its other rows are under way.
-        Rows of the rest may be under way, too.
+        Rows of the rest may be under way, too. If there are too many of them, those behind the ones of last time are
+        told, one behind the other.
         """
         streams = sorted(
             (stream for stream in self._streams.values() if stream.last_received_ns >= since),
@@ -353,9 +360,15 @@ class Assembly:
                 if position is None or (is_newest and block.received_ns > quiet_since):
                     continue
                 lacking += self._lacking(block, position)
-                if len(lacking) >= INCOMPLETE_MOST:
-                    break
-        return [self._arrivals(stream) for stream in streams], lacking[:INCOMPLETE_MOST]
+        return [self._arrivals(stream) for stream in streams], self._some_of(lacking)
+
+    def _some_of(self, lacking: list[Incomplete]) -> list[Incomplete]:
+        if len(lacking) <= INCOMPLETE_MOST:
+            self._told = 0
+            return lacking
+        begin = min(self._told, len(lacking) - INCOMPLETE_MOST)
+        self._told = 0 if begin + INCOMPLETE_MOST == len(lacking) else begin + INCOMPLETE_MOST
+        return lacking[begin : begin + INCOMPLETE_MOST]
 
     @staticmethod
     def _arrivals(stream: _Stream) -> Arrivals:
@@ -365,11 +378,10 @@ class Assembly:
 
     @staticmethod
     def _lacking(block: Block, position: int) -> list[Incomplete]:
-        n, every = block.code >> 8, (1 << (block.code >> 8) + (block.code & 0xFF)) - 1
         return [
-            Incomplete(position, block.number & _U32, part, every & ~present)
-            for part, present in enumerate(block.present)
-            if present.bit_count() < n
+            Incomplete(position, block.number & _U32, part, lacking)
+            for part in range(block.places.parts)
+            if (lacking := block.lacking(part))
         ]
 
     # -- time passes

@@ -25,6 +25,7 @@ SAMPLE_BYTES = 32
 """Two blocks of AES, whose mask covers the fields."""
 
 WORD_BYTES = 4  # the header and the rows of a train are whole words
+FIELD_WORDS = FIELD_BYTES // WORD_BYTES
 SAMPLE_WORDS = SAMPLE_BYTES // WORD_BYTES
 
 SEQUENCES = 1 << 32
@@ -39,13 +40,15 @@ ROWS = np.dtype(
     }
 )
 """The fields as columns. `block`: stream and number; `code`: n << 8 | m."""
+ROW = struct.Struct(">IHQHIBHB")
+"""The fields of one segment, as one row of those columns."""
 
 WORDS = FIELD_BYTES // 8
 OF_BLOCK = np.frombuffer(bytes(4) + b"\xff" * 16 + b"\0\xff\xff\0", np.uint64)
 """The bits of the fields, as words, that segments of one process and block have in common: all but sequence, part and
 index."""
 
-assert FIELD_BYTES == 24 <= SAMPLE_BYTES
+assert ROW.size == FIELD_BYTES == 24 <= SAMPLE_BYTES
 
 
 class Mask:

@@ -19,8 +19,10 @@ from os import urandom
 import numpy as np
 
 from pipeline.datagram.cut import Cut
+from pipeline.datagram.places import places_of
 from pipeline.datagram.segment import (
     FIELD_BYTES,
+    FIELD_WORDS,
     FIELDS,
     HEADER_BYTES,
     SAMPLE_WORDS,
@@ -34,10 +36,10 @@ from pipeline.datagram.segment import (
 from pipeline.fec.codec import Codec
 
 _SEQUENCE = np.dtype(">u4")
-_PART_AT, _INDEX_AT = 20, 23  # of the fields
 _FIELDS_AT, _ROW_AT = TOKEN_BYTES // WORD_BYTES, HEADER_BYTES // WORD_BYTES
-_FIELD_WORDS = FIELD_BYTES // WORD_BYTES
-CUTS_KEPT = 256
+
+NOISE_BYTES = 1 << 16
+"""The kernel makes random bytes many at a time: a call for each block costs 5 us."""
 
 
 class Train:
@@ -74,9 +76,9 @@ class Segmenter:
     def __init__(self, codec: Codec, sender: int, most: int) -> None:
         self._codec = codec
         self._sender = sender % SENDERS
-        self._places: dict[Cut, np.ndarray] = {}  # fields with nothing but part and index, as words
         self._sequences = np.arange(most, dtype=np.uint32)
         self._scratch = np.zeros(0, np.uint8)  # a part, with parity
+        self._random, self._noise_at = b"", 0
 
     def cut_block(
         self,
@@ -109,9 +111,7 @@ class Segmenter:
         """Lay out the rows of a block in `memory`, without their headers."""
         size = len(sealed)
         fields = FIELDS.pack(0, self._sender, stream, number, epoch, size, 0, cut.n, cut.m, 0)
-        places = self._places.get(cut)
-        if places is None:
-            places = self._add_places(cut)
+        places = places_of(cut.parts, cut.n, cut.m).words
         train = Train(memory, cut, size, places ^ np.frombuffer(fields, np.uint32), mask)
         train.rows[:, :TOKEN_BYTES] = np.frombuffer(TOKEN.pack(token), np.uint8)
         self._lay_rows(train, sealed)
@@ -124,7 +124,7 @@ class Segmenter:
             sequences = sequences * np.uint32(step)
         masks = train.mask.of_samples(train.samples[first:end])
         masks[:, 0] ^= (sequences + np.uint32(sequence % SEQUENCES)).astype(_SEQUENCE).view(np.uint32)
-        np.bitwise_xor(train.plain[first:end], masks[:, :_FIELD_WORDS], out=train.fields[first:end])
+        np.bitwise_xor(train.plain[first:end], masks[:, :FIELD_WORDS], out=train.fields[first:end])
 
     def head_of_row(
         self,
@@ -159,9 +159,17 @@ class Segmenter:
             rows[:count, part] = source[first * row_bytes : (first + count) * row_bytes].reshape(count, row_bytes)
         if whole < parts * n:
             rest = n - count
-            padding = urandom((parts * n - whole) * row_bytes - (len(source) - whole * row_bytes))
+            padding = self._noise((parts * n - whole) * row_bytes - (len(source) - whole * row_bytes))
             tail = np.frombuffer(bytes(sealed[whole * row_bytes :]) + padding, np.uint8)
             rows[count:, parts - 1] = tail.reshape(rest, row_bytes)
+
+    def _noise(self, size: int) -> bytes:
+        """Random bytes, each of which is used once."""
+        end = self._noise_at + size
+        if end > len(self._random):
+            self._random, end = urandom(max(NOISE_BYTES, size)), size
+        self._noise_at = end
+        return self._random[end - size : end]
 
     def _code(self, data: np.ndarray, n: int, m: int, row_bytes: int) -> np.ndarray:
         """A part with its parity, and random bytes behind its end, since they are seen on the wire."""
@@ -172,16 +180,7 @@ class Segmenter:
         area = self._scratch[:total]
         area[: len(data)] = data
         if len(data) < size:
-            area[len(data) : size] = np.frombuffer(urandom(size - len(data)), np.uint8)
+            area[len(data) : size] = np.frombuffer(self._noise(size - len(data)), np.uint8)
         if m:
             self._codec.encode(area, n, m, row_bytes)
         return area
-
-    def _add_places(self, cut: Cut) -> np.ndarray:
-        if len(self._places) >= CUTS_KEPT:
-            self._places.clear()
-        index, part = np.divmod(np.arange(cut.segments), cut.parts)
-        places = np.zeros((cut.segments, FIELD_BYTES), np.uint8)
-        places[:, _PART_AT], places[:, _INDEX_AT] = part, index
-        found = self._places[cut] = places.view(np.uint32)
-        return found

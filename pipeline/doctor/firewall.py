@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from pipeline.doctor.finding import Finding, note, ok, problem
 from pipeline.doctor.programs import run_program
 from pipeline.doctor.subject import Subject
+from pipeline.policy.carrier_order import KINDS, Kind
 from pipeline.supervisor.instance import find_instances
 from pipeline.supervisor.kernel import nft
 from pipeline.supervisor.kernel.hub_nat import HubNat
@@ -58,7 +59,8 @@ def firewall(subject: Subject) -> list[Finding]:
             subject.tun_name,
             port,
             forwards=forwards,
-            datagrams=config.carrier != "tcp",
+            datagrams=Kind.UDP in KINDS[config.carrier],
+            fake_tcp=config.fake_tcp_port_beside(port) if port and Kind.FAKE_TCP in KINDS[config.carrier] else 0,
         ),
     ]
 
@@ -238,10 +240,10 @@ def _flat(right: Any) -> list[Any]:
 
 
 def judge_chains(
-    chains: Iterable[Chain], tun: str, port: int, *, forwards: bool, datagrams: bool = False
+    chains: Iterable[Chain], tun: str, port: int, *, forwards: bool, datagrams: bool = False, fake_tcp: int = 0
 ) -> list[Finding]:
     """`port`: on which a server listens, 0 at a client. `forwards`: this end passes packets on. `datagrams`: blocks may
-    come in them."""
+    come in them. `fake_tcp`: the port of a server for datagrams behind TCP headers, 0 if there is none."""
     found = []
     for chain in chains:
         if tun in chain.dropping:
@@ -257,6 +259,9 @@ def judge_chains(
         if chain.hook == "input" and port and str(port) not in chain.accepting:
             text = f"{chain.where} drops what it does not accept, and names port {port} nowhere"
             found.append(note(text, f"Accept it there: nft insert rule {chain.where} tcp dport {port} accept."))
+        if chain.hook == "input" and fake_tcp and str(fake_tcp) not in chain.accepting:
+            text = f"{chain.where} drops what it does not accept, and names port {fake_tcp} of fake TCP nowhere"
+            found.append(note(text, f"Accept it there: nft insert rule {chain.where} tcp dport {fake_tcp} accept."))
         if chain.hook == "input" and port and datagrams and str(port) not in chain.accepting_udp:
             text = f"{chain.where} drops what it does not accept, and names UDP port {port} nowhere: no datagram comes"
             found.append(note(text, f"Accept it there: nft insert rule {chain.where} udp dport {port} accept."))

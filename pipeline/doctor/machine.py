@@ -184,24 +184,25 @@ def _mb(size: int) -> str:
 def offloads(subject: Subject) -> list[Finding]:
     if subject.config is None or not subject.runs:
         return []
-    return judge_offloads(subject.config.offload, _segments_later(subject.tun_name))
+    return judge_offloads(subject.config.offload, ethtool_value(subject.tun_name, ETHTOOL_GTSO))
 
 
-def _segments_later(device: str) -> bool | None:
-    """Whether the kernel hands super-packets to this device; None if it does not say."""
-    value = ctypes.create_string_buffer(_ETHTOOL_VALUE.pack(ETHTOOL_GTSO, 0))
+def ethtool_value(device: str, command: int) -> int | None:
+    """One that a command of ethtool(8) reads; None if the device does not say. With ETHTOOL_GTSO: whether the kernel
+    hands super-packets to it."""
+    value = ctypes.create_string_buffer(_ETHTOOL_VALUE.pack(command, 0))
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
             fcntl.ioctl(sock, SIOCETHTOOL, _IFREQ.pack(device.encode(), ctypes.addressof(value)))
     except OSError:
         return None
-    return bool(_ETHTOOL_VALUE.unpack(value.raw[: _ETHTOOL_VALUE.size])[1])
+    return int(_ETHTOOL_VALUE.unpack(value.raw[: _ETHTOOL_VALUE.size])[1])
 
 
-def judge_offloads(wanted: bool, is_on: bool | None) -> list[Finding]:
+def judge_offloads(wanted: bool, is_on: int | None) -> list[Finding]:
     if not wanted:
         return [note("offload is false: every packet is handled alone, which is slow", "Leave the setting out.")]
-    if is_on is False:
+    if is_on == 0:
         return [
             note(
                 "the kernel hands no TCP super-packets to the device: throughput is a fraction of what it could be",

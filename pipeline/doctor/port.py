@@ -11,7 +11,10 @@ from pipeline.config.values import Endpoint
 from pipeline.doctor.finding import Finding, Level, note, ok, problem
 from pipeline.doctor.subject import Subject
 from pipeline.errors import PermissionDenied, TunnelError
+from pipeline.policy.carrier_order import KINDS, Kind
+from pipeline.supervisor.kernel.datagram_carriers import RIGHT_BY_SYSTEMD
 from pipeline.supervisor.kernel.datagram_sockets import DatagramSockets
+from pipeline.supervisor.kernel.fake_tcp_sockets import ServerFakeTcpSockets
 from pipeline.supervisor.kernel.listener import listen
 from pipeline.transport.address import format_address
 
@@ -23,8 +26,8 @@ def port(subject: Subject) -> list[Finding]:
     found = []
     if subject.is_server:
         found.append(_try("local_addr", config.local_addr, config.listen_endpoint))
-        if config.carrier != "tcp" and found[0].level is Level.OK:
-            found.append(_try_datagrams(config))
+        if found[0].level is Level.OK:
+            found += [TRIALS[kind](config) for kind in KINDS[config.carrier]]
     if (metrics := config.metrics_endpoint) is not None:
         found.append(_try("metrics_addr", format_address((metrics.host, metrics.port)), metrics))
     return found
@@ -48,10 +51,30 @@ def _try_datagrams(config: Config) -> Finding:
             return ok(f"{config.local_addr} is free for datagrams")
     except (TunnelError, OSError) as error:
         text = f"no datagrams on {config.local_addr}: {getattr(error, 'strerror', '') or error}"
-        cure = "Stop the program that has this UDP port, or set another port in local_addr"
-        if config.carrier == "auto":
-            return note(text, f"All blocks travel by TCP. {cure}.")
-        return problem(text, f'{cure}, or carrier to "auto".')
+        return _without(config, text, "Stop the program that has this UDP port, or set another port in local_addr")
+
+
+def _try_fake_tcp(config: Config) -> Finding:
+    """Have its sockets for a moment."""
+    try:
+        with closing(listen(config.listen_endpoint)) as listener:
+            port = config.fake_tcp_port_beside(listener.getsockname()[1])
+            ServerFakeTcpSockets(listener, port, config.lanes).close()
+    except PermissionDenied as error:
+        return _without(config, str(error), f"Run as root; {RIGHT_BY_SYSTEMD}")
+    except TunnelError as error:
+        return _without(config, str(error), "Set another port in fake_tcp_port")
+    return ok(f"port {port} is free for fake TCP")
+
+
+def _without(config: Config, text: str, cure: str) -> Finding:
+    """A kind of datagrams cannot be had."""
+    if config.carrier == "auto":
+        return note(text, f"Blocks travel by the carriers that remain. {cure}.")
+    return problem(text, f'{cure}, or carrier to "auto".')
+
+
+TRIALS = {Kind.UDP: _try_datagrams, Kind.FAKE_TCP: _try_fake_tcp}
 
 
 def _owners(number: int) -> list[str]:

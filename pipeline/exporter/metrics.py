@@ -21,6 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from pipeline.counters import COUNTERS, Counter
 from pipeline.exporter.reading import Snapshot, hindrance
 from pipeline.observe.glance import Glance, SegmentTotals
+from pipeline.policy.carrier_order import NAMES
 from pipeline.wire import framing
 
 REFUSALS = ("not_ours", "late", "full", "bad_frames", "bare_frames", "failed")
@@ -161,6 +162,12 @@ def _datagrams(value: Callable[[Mapping[str, Any], Mapping[str, Any]], float | N
                 yield (_text(peer["name"]),), float(found)
 
     return samples
+
+
+def _carrier(moment: Moment) -> Iterator[Sample]:
+    for peer in moment.peers:
+        if peer["datagrams"]:
+            yield (_text(peer["name"]), peer["carrier"]), 1.0
 
 
 def _datagram_state(moment: Moment) -> Iterator[Sample]:
@@ -373,7 +380,9 @@ OWN = (
            "has now",
            _PEER, _peers(lambda peer: peer["resent_segments"])),
     Family("tunnel_peer_datagrams_open", GAUGE, "1 if blocks for the peer travel in datagrams, 0 if they do not; only "
-           "where `carrier` is udp or auto", _PEER, _datagrams(lambda peer, about: peer["carrier"] == "udp")),
+           "where `carrier` is not tcp", _PEER, _datagrams(lambda peer, about: peer["carrier"] in NAMES)),
+    Family("tunnel_peer_carrier", GAUGE, "1 for the carrier by which blocks for the peer go: udp, faketcp, tcp or "
+           "none; only where `carrier` is not tcp", (*_PEER, "carrier"), _carrier),
     Family("tunnel_peer_datagram_state", GAUGE, "1 for the state of datagrams with the peer: off, probing, open, dark",
            (*_PEER, "state"), _datagram_state),
     Family("tunnel_peer_datagram_sent_bytes", COUNTER, "bytes of datagrams sent to the peer in its present session",

@@ -56,7 +56,8 @@ PROBE_BYTES = 1460
 """So much goes out after that even if no window is announced, as TCP probes a window of zero."""
 
 RESET_BEHIND = 1 << 20
-"""So far behind the newest byte a reset may be: it answers a header that may be a little old."""
+"""So far behind the newest byte a reset may be: it answers a header that may be a little old. Or it has the number with
+which the kernel has left the handshake: that of a worker that was killed."""
 
 IP_BYTES_MAX = 65535
 
@@ -73,7 +74,7 @@ _TWO = struct.Struct(">II")
 _FLAGS = ID["dgram.dropped_segment_flags"]
 _OUTSIDE = ID["dgram.dropped_segment_outside"]
 _DAMAGED = ID["dgram.dropped_segment_damaged"]
-_RESET = ID["dgram.fake_flows_reset"]
+_RESET = ID["dgram.flows_fake_ended"]
 
 
 FlowLock = AbstractContextManager[object]
@@ -109,8 +110,8 @@ class Flow:
     `lock`: of this flow alone."""
 
     __slots__ = (
-        "_ack_bytes", "_addresses_sum", "_answer", "_clock", "_fixed_sum", "_highest", "_id", "_is_v4", "_lock",
-        "_owed_ns", "_remote_scale", "_stalled_at", "_stalled_ns", "_stamp", "_stamped_ns", "_template",
+        "_ack_bytes", "_addresses_sum", "_answer", "_clock", "_first", "_fixed_sum", "_highest", "_id", "_is_v4",
+        "_lock", "_owed_ns", "_remote_scale", "_stalled_at", "_stalled_ns", "_stamp", "_stamped_ns", "_template",
         "_told", "_window_here", "acknowledged", "agreed", "asked_ns", "ends", "has_ended", "head_bytes", "heard_ns",
         "opened_ns", "received", "sent", "was_reset", "window",
     )  # fmt: skip
@@ -134,7 +135,7 @@ class Flow:
         # take()'s
         self.acknowledged = next_byte
         self.window = window
-        self.received = received
+        self.received = self._first = received
         self.was_reset = False  # somebody says that there is no such connection
         self.has_ended = False  # the other end does
         self._stamp, self._stamped_ns = 0, 0  # the newest timestamp, and when it came; 0: none has
@@ -311,7 +312,7 @@ class Flow:
 
     def _on_reset(self, packet: Arrived) -> Drop:
         """No proof: a box on the way, or the kernel at the other end, or anybody who has guessed right."""
-        if (self.received - packet.sequence & _U32) > RESET_BEHIND:
+        if (self.received - packet.sequence & _U32) > RESET_BEHIND and packet.sequence != self._first:
             return _OUTSIDE
         self.was_reset = True
         return _RESET

@@ -65,9 +65,6 @@ UNLIMITED_REACH = (ANY,)
 
 SPOKEN = (messages.VERSION, messages.ASKS)  # versions of clients with a key
 
-SAME_PORT = 0
-"""As the `datagram_port` of a WELCOME: the port that the client has dialed, whatever leads from there to ours."""
-
 SESSIONS_AT_ONCE = 10
 SESSION_INTERVAL_NS = 1_000_000_000
 """A session costs the supervisor up to 12 ms and each tun worker 3 ms, with 500 peers of 5500 networks. A client that
@@ -348,7 +345,7 @@ class Admission:
         return self.registry.unauthenticated(hello), b"", b""
 
     def _welcome(self, policy: PeerPolicy, assigned: Assigned) -> messages.Welcome:
-        config = self.config
+        config, ports = self.config, self._sessions.datagram_ports(assigned.peer)
         return messages.Welcome(
             messages.VERSION,
             self._offloads_accepted,
@@ -361,7 +358,8 @@ class Admission:
                 if not any(is_part_of(route, network) for network in policy.allowed)
             ),
             dns=config.push_dns_addresses,
-            datagram_port=SAME_PORT if self._sessions.uses_datagrams(assigned.peer) else None,
+            datagram_port=ports.udp,
+            fake_tcp_port=ports.fake_tcp,
             padding=noise.padding(noise.IN_OTHERS) if config.noise else b"",
         )
 

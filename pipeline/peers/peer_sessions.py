@@ -28,6 +28,9 @@ from pipeline.wire.messages import ACCEPTS_SHARDS, TAKES_DATAGRAMS, TAKES_NOTES,
 
 CONNECTING_NS = UNSEEN_NS
 
+SAME_PORT = 0
+"""As the `datagram_port` of a WELCOME: the port that the client has dialed, whatever leads from there to ours."""
+
 
 class PeerSession(NamedTuple):
     """The session that has an index. `row`: the peer as observers see it, with the counts when the session began."""
@@ -46,11 +49,20 @@ class PeerSession(NamedTuple):
     offloads: int = 0  # that its device accepts
 
 
+class DatagramPorts(NamedTuple):
+    """At which a server takes datagrams, as a WELCOME says (wire.messages)."""
+
+    udp: int | None = None
+    fake_tcp: int = 0
+
+
 class Seals(NamedTuple):
-    """Where blocks are sealed: the keeper of the keys, and the suite that this machine prefers."""
+    """Where blocks are sealed: the keeper of the keys, the suite that this machine prefers, and where datagrams with
+    blocks are taken."""
 
     sessions: SealedSessions
     suite: int
+    ports: DatagramPorts = DatagramPorts()
 
 
 class PeerSessions:
@@ -190,6 +202,12 @@ class PeerSessions:
 
     def uses_datagrams(self, peer: int) -> bool:
         return self._seals is not None and self._seals.sessions.uses_datagrams(self.handle_of(peer))
+
+    def datagram_ports(self, peer: int) -> DatagramPorts:
+        """Where this session may send datagrams."""
+        if self._seals is None or not self.uses_datagrams(peer):
+            return DatagramPorts()
+        return self._seals.ports
 
     def tick(self, now: int) -> bool:
         """The epochs of sealed sessions go on: whether one has changed."""

@@ -74,8 +74,9 @@ class SealedSessions:
             self._datagrams.erase(peer_handle)
         else:
             suite, send, receive = kept.session.datagram_secrets()
+            host, port, scope, fake_tcp_port = server
             self._datagrams.write(
-                DatagramSecrets(peer_handle, suite, server.host, server.port, send, receive, server.scope, places)
+                DatagramSecrets(peer_handle, suite, host, port, send, receive, scope, fake_tcp_port, places)
             )
 
     def tick(self, now: int) -> bool:

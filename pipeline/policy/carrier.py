@@ -5,14 +5,14 @@
     open       datagrams pass
     dark       they do not, or no more
 
-    `carrier`   open         probing, dark   off
-    auto        datagrams    TCP             TCP
-    udp         datagrams    nowhere         nowhere
-    tcp                                      TCP
+    `carrier`      open         probing, dark   off
+    auto           datagrams    TCP             TCP
+    udp, faketcp   datagrams    nowhere         nowhere
+    tcp                                         TCP
 
 With "udp" blocks are dropped while no datagram passes, as by any tunnel over UDP. So nothing is sent by TCP but the
 handshake and the end of a session: a path where TCP is slow, or dear, is not used by surprise. `status` says why
-nothing passes. "auto" is for all others.
+nothing passes. "auto" is for all others. Which datagrams it tries, and in which order: pipeline.policy.carrier_order.
 
     probing -> open    a probe is answered
     open -> dark       segments are outstanding, and for ROUND_TRIPS and SILENT_NS nothing was reported; or MISSES
@@ -22,8 +22,10 @@ nothing passes. "auto" is for all others.
 
 The probes go out often at first, and then each time that an eighth of the time since the change has passed. Under load
 an open path gets one in BUSY_NS. An idle one is not probed here (pipeline.policy.nat_keepalive) without a doubt. They
-have BASE bytes (pipeline.policy.path_mtu): a path that carries less than a segment is dark. The caller reads what
-waits in its socket before `update`, so that a pause of its own does not look like a dark path.
+have BASE bytes (pipeline.policy.path_mtu): a path that carries less than a segment is dark.
+
+A pause of this machine is no silence of the path, and the other end may have had it as well. So of the time between two
+calls of `update` LOOK_NS at most count, and the caller has read what waits in its socket.
 
 Times are CLOCK_MONOTONIC ns.
 """
@@ -33,12 +35,13 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
-Setting = Literal["auto", "tcp", "udp"]
+Setting = Literal["auto", "tcp", "udp", "faketcp"]
 
 MS = 1_000_000
 ROUND_TRIPS, SILENT_NS = 3, 100 * MS
 """Reports come each 5 ms while segments do. A first round trip that queues, a late process and a lost report fit in; a
 flow inside has no timeout yet, since that takes 200 ms and more (tcp_rto_min)."""
+LOOK_NS = 60 * MS  # more than the time between two looks at a path under load
 MISSES = 3  # at 10 % of losses each way, one probe of five goes unanswered, and three in a row of 150
 ANSWERS = 2
 STEADY_NS = 60_000 * MS
@@ -92,14 +95,14 @@ class Carrier:
     """`is_offered`: whether the other end has datagrams."""
 
     def __init__(self, setting: Setting, is_offered: bool, now: int) -> None:
-        self._otherwise = Way.NOWHERE if setting == "udp" else Way.TCP
+        self._otherwise = Way.TCP if setting in ("auto", "tcp") else Way.NOWHERE
         if setting == "tcp":
             self.status = CarrierStatus(State.OFF, now, OFF_BY_SETTING)
         elif not is_offered:
             self.status = CarrierStatus(State.OFF, now, OFF_BY_PEER)
         else:
             self.status = CarrierStatus(State.PROBING, now, NOT_YET)
-        self._reported_at = 0
+        self._reported_at = self._looked_at = 0
         self._probed_at: int | None = None
         self._is_waiting = False  # the latest probe has no answer
         self._answered = 0  # probes in a row
@@ -149,13 +152,19 @@ class Carrier:
         self._missed = 0
         self._is_doubted = False
 
-    def update(self, outstanding_since: int | None, now: int, rtt_ns: int = 0) -> None:
-        """Since when the oldest segment is outstanding of which nothing was reported; None: there is none."""
+    def update(self, outstanding_since: int | None, now: int, rtt_ns: int = 0, has_read_all: bool = True) -> None:
+        """Since when the oldest segment is outstanding of which nothing was reported; None: there is none.
+        `has_read_all`: nothing waits in the socket that could tell more."""
+        missed = now - (self._looked_at or now) - LOOK_NS
+        self._looked_at = now
         if outstanding_since is None:
             return
         self._is_busy = True
         self.limit_ns = ROUND_TRIPS * rtt_ns + SILENT_NS
-        if self.status.state is State.OPEN and now - max(outstanding_since, self._reported_at) > self.limit_ns:
+        silent_since = max(outstanding_since, self._reported_at)
+        if missed > 0:
+            silent_since = self._reported_at = min(now, silent_since + missed)
+        if has_read_all and self.status.state is State.OPEN and now - silent_since > self.limit_ns:
             self._darken(silent_for(self.limit_ns // MS), now)
 
     def doubt(self) -> None:

@@ -41,7 +41,7 @@ choice: a queue of that length is short for bulk, and light blocks go ahead of i
 OVERHEAD_MOST = 1.0  # parity rows for each data row; two copies of all would do as well
 DECADE = 1.0  # of overhead, for a tenth of the losses, where no cut reaches the target
 REPEAT_MOST_NS = 30_000_000  # all blocks may be late by this: a third of WAIT_NS, by choice
-WAIT_NS = 100_000_000  # a reorder buffer passes a block of bulk by after it: pipeline.fec.reorder
+WAIT_NS = 150_000_000  # the other end waits 50 ms longer for bulk, as both may be late: workers.dgram.reception
 LACKING = 2  # rows that a block needs besides what has come, if it needs any: on average less
 REPORT_NS = 5_000_000  # reports are so far apart at most
 LATE_MOST = 0.005  # share of the blocks, as in pipeline.policy.parity_size

@@ -5,7 +5,8 @@ of the last ten round trips, and the shortest round trip of the last ten seconds
 bytes that fill the path without a queue.
 
     phase     pace    window   until
-    STARTUP   2.77    2        the rate has not grown by a quarter in three round trips
+    STARTUP   2.77    2        the rate has not grown by a quarter in three round trips. Those count in which it was
+                               limited by the path, or too much was lost: a short queue lets nothing wait here
     DRAIN     0.36    2        what is under way fits the flight
     CRUISE    1       2        six times the shortest round trip; two seconds or more after yielding
     UP        1.25    2.5      that long, and a queue of a quarter of a flight
@@ -36,7 +37,8 @@ The usual losses of the path count for nothing: `path_losses.py` tells them from
 what passed, as if they had come. The ceiling of that is what came, divided by one less the usual share. A path that
 became slower shows in two round trips below half of the rate. Then the greatest rate is that of those two.
 
-With nothing heard for three round trips and 100 ms, all that is under way counts as lost, and a few segments try.
+With nothing heard for three round trips and 100 ms, all that is under way counts as lost, and a few segments try. Of
+the time between two ticks LOOK_NS at most count: beyond, this end did not run.
 """
 
 from __future__ import annotations
@@ -86,6 +88,7 @@ FREE_NS = 30 * SECOND
 NO_CEILING = 1 << 50
 SILENT_ROUND_TRIPS = 3
 SILENT_NS = 100_000_000
+LOOK_NS = 60_000_000
 
 
 class RateControl:
@@ -122,6 +125,8 @@ class RateControl:
         self._wait_until = now
         self._free_until = now
         self._stubborn = 0
+        self._lost_much = False
+        self._ticked_at = 0
 
     @property
     def under_way(self) -> int:
@@ -131,15 +136,28 @@ class RateControl:
     def usual_loss(self) -> float:
         return self._losses.usual
 
+    def resume(self, rate: float, round_trip: int, now: int) -> None:
+        """Begin with what a predecessor knew of the path: bytes a second, and ns. It may hold no more: a rate that is
+        too high falls after FALLEN round trips, and one that is too low grows by UP."""
+        self.rate = self._full_rate = rate
+        self._rates = [rate] * ROUNDS
+        self._full_rounds = FULL_ROUNDS
+        self._know_round_trip(round_trip)
+        self._enter(CRUISE, now)
+        self._set(now)
+
     def on_sent(self, now: int, sent: int, highest: int, emptied: bool) -> None:
         """A burst went out. `sent`: bytes ever; `highest`: its last sequence; `emptied`: nothing waits behind it."""
         self._samples.on_sent(now, sent, highest, emptied, self.phase)
 
-    def on_report(self, now: int, received: int, highest: int, hold: int, ce: int, lost: int) -> None:
-        """The peer has got so much, and the segment `highest` had come `hold` ns before it said so."""
+    def on_report(
+        self, now: int, received: int, highest: int, hold: int, ce: int, lost: int, missing: int | None = None
+    ) -> None:
+        """The peer has got so much, and the segment `highest` had come `hold` ns before it said so. `missing`: segments
+        up to that one that have not come, lost or not."""
         sample = self._samples
         gap = now - sample.heard_at
-        if not sample.on_report(now, received, highest, hold, ce, lost):
+        if not sample.on_report(now, received, highest, hold, ce, lost, lost if missing is None else missing):
             return
         self._follow_gaps(gap, now)
         self._follow_round_trip(sample.round_trip, now)
@@ -157,6 +175,10 @@ class RateControl:
     def on_tick(self, now: int) -> None:
         """Call it now and then, at least as often as nothing is sent or heard for a while."""
         sample = self._samples
+        missed = now - (self._ticked_at or now) - LOOK_NS
+        self._ticked_at = now
+        if missed > 0:
+            sample.heard_at = min(now, sample.heard_at + missed)
         if sample.under_way and now - sample.heard_at > SILENT_ROUND_TRIPS * self.round_trip + SILENT_NS:
             sample.give_up(now)
             self.window = LEAST_WINDOW
@@ -174,11 +196,11 @@ class RateControl:
 
     def _follow_losses(self, now: int) -> None:
         sample, losses = self._samples, self._losses
-        self._met_none |= losses.add(
-            sample, self.round_trip, slow=sample.sent_in in (DOWN, DRAIN), counts=sample.sent_at > self._yielded_at
-        )
+        slow = sample.sent_in in (DOWN, DRAIN) or (sample.sent_in == CRUISE and self.shared and now > self._free_until)
+        self._met_none |= losses.add(sample, self.round_trip, slow=slow, counts=sample.sent_at > self._yielded_at)
         if sample.new_round:
-            if self.phase >= CRUISE and now > self._free_until and losses.excess(self.round_trip):
+            self._lost_much = losses.excess(self.round_trip)
+            if self.phase >= CRUISE and now > self._free_until and self._lost_much:
                 self._yield(now)
             losses.begin_round()
 
@@ -233,7 +255,7 @@ class RateControl:
         flight = self.rate * self.round_trip / SECOND
         lasted = now - self._phase_at
         if phase == STARTUP:
-            if self._samples.new_round and not limited:
+            if self._samples.new_round and (not limited or self._lost_much):
                 self._look_whether_full(now)
         elif phase == SHORT:
             if lasted > max(SHORT_NS, 2 * self.round_trip):

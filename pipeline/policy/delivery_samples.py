@@ -34,6 +34,7 @@ class DeliverySamples:
         self.passed = 0  # bytes, lost ones included
         self.segments = 0  # that passed since the report before
         self.lost = 0  # of those
+        self.missing = 0  # of those: lost, or on their way yet
         self.ce = 0  # of those
         self.limited = False
         self.new_round = False
@@ -41,7 +42,7 @@ class DeliverySamples:
         self.sent_in = 0  # the phase in which it was sent
         self.sent_with = 0  # bytes under way then
         # sums
-        self._sent = self._passed = self._received = self._lost = self._ce = 0
+        self._sent = self._passed = self._received = self._lost = self._missing = self._ce = 0
         self._sequence = self._reported = -1
         self._arrived_at = now
         self._limited_until = -1  # bytes sent
@@ -89,7 +90,7 @@ class DeliverySamples:
         if emptied:
             self._limited_until = sent
 
-    def on_report(self, now: int, received: int, highest: int, hold: int, ce: int, lost: int) -> bool:
+    def on_report(self, now: int, received: int, highest: int, hold: int, ce: int, lost: int, missing: int = 0) -> bool:
         """True if the report says something new."""
         if not self._reported < highest <= self._sequence:
             return False
@@ -105,6 +106,7 @@ class DeliverySamples:
         self.passed = passed - self._passeds[at]
         self.segments = highest - self._reported
         self.lost = lost - self._lost
+        self.missing = missing - self._missing
         self.ce = ce - self._ce
         self.limited = self._limiteds[at]
         self.new_round = self._passeds[at] >= self._round_end
@@ -115,7 +117,7 @@ class DeliverySamples:
         self.under_way = self._sent - passed
         self.heard_at = now
         self._arrived_at, self._passed, self._received = arrived, passed, received
-        self._reported, self._lost, self._ce = highest, lost, ce
+        self._reported, self._lost, self._missing, self._ce = highest, lost, missing, ce
         return True
 
     def give_up(self, now: int) -> None:

@@ -1,10 +1,11 @@
 """Losses of a path: those that it always has, and those that say that its queue is too long.
 
 Parity and repeats make up for the usual losses, so they must not slow a sender down. Losses of a full queue must.
-Two facts tell them apart: how long the round trip was, and how fast the lost segments were sent.
+Two facts tell them apart: how long the round trip was, and how fast the lost segments were sent. The usual losses are
+counted by what is missing: a loss is known for one some milliseconds later, when other segments are reported.
 
-    usual     the share of losses among segments that were sent slowly (DRAIN, DOWN) and met no queue. A policer has no
-              queue either, but loses nothing that is sent slowly
+    usual     the share of losses among segments that were sent slowly and met no queue: in DRAIN, DOWN, and in CRUISE
+              on a shared path. A policer has no queue either, but loses nothing that is sent slowly
     excess    in a round trip, above the usual losses by more than chance makes, among segments that met more than half
               of the longest queue of late. Where that queue is no longer than a probe makes it, EXCESS_SHORT is asked
               for: then few losses by chance would count
@@ -55,7 +56,7 @@ class PathLosses:
         self._longest = max(round_trip, self._longest - (self._longest - round_trip) / FORGET)
         if near:
             if slow:
-                self._learn(sample.segments, sample.lost)
+                self._learn(sample.segments, sample.missing)
         elif counts and round_trip * 2 > least + self._longest:
             self._segments += sample.segments
             self._lost += sample.lost

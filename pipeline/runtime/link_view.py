@@ -5,7 +5,8 @@ in the last stage of a ring. Ordinal is its number among that worker's connectio
 The state may change right after it was read, so the tcp worker takes an ordinal modulo the number of its connections.
 
 While a dgram worker has a path to the peer, that worker is the consumer of everything. Nothing is coded or copied then:
-datagrams have parity and copies of their own. Its position is behind those of the tcp workers.
+datagrams have parity and copies of their own. Its position is behind those of the tcp workers. Where it says that bulk
+goes by TCP (pipeline.policy.bulk_carrier), it is the consumer of light blocks alone.
 
 A connection is of the lane that gets what it brings (pipeline.policy.lane_pairs). That lane answers on it.
 
@@ -24,7 +25,9 @@ from pipeline.runtime.link_paths import Paths
 from pipeline.runtime.worker import Attachment
 from pipeline.shm import link_requests
 from pipeline.shm.layout import (
+    DATAGRAM_BULK_BY_TCP,
     DATAGRAM_PATH,
+    DATAGRAM_WAITS,
     LIGHT_LANES_SHIFT,
     LINK_ACCEPTS_SHARDS,
     LINK_ESTABLISHED,
@@ -103,9 +106,10 @@ class LinkView:
         self._words = attachment.peer_table.links
         self._path_words = attachment.peer_table.paths
         self._datagram_words = attachment.peer_table.datagrams_in if datagrams else []
+        self._by_tcp_words = attachment.peer_table.datagrams_out if datagrams else []
         self._peer_words = attachment.peer_table.records
         self._alone = self._words[0] if len(self._words) == 1 and not self._datagram_words else None
-        self._lane = attachment.worker.lane
+        self._lane: int = attachment.worker.lane
         self._most = attachment.peer_table.status_rows  # connections of a worker, even if it runs amok
         self._states: dict[int, LinkState] = {}  # by peer index
 
@@ -125,6 +129,8 @@ class LinkView:
         record = [words[at : at + STATE_WORDS] for words in self._words]
         if self._datagram_words:
             record += [words[at + DATAGRAM_PATH : at + DATAGRAM_PATH + 1] for words in self._datagram_words]
+            by_tcp = at + DATAGRAM_BULK_BY_TCP
+            record += [words[by_tcp : by_tcp + 1] for words in self._by_tcp_words]
             record.append(self._peer_words[at + PEER_HANDLE : at + PEER_HANDLE + 1])
         return b"".join(record)
 
@@ -173,27 +179,32 @@ class LinkView:
         lane = self._lane_with_path(every[end:])
         if lane is not None:
             consumer = len(self._words) + lane
-            state = self._states[peer] = state._replace(
-                bulk_consumer=consumer,
+            state = state._replace(
                 light_consumer=consumer,
                 is_foreign=False,
-                parity=0,
                 copies=-1,
-                has_paths=False,
                 is_paired=False,
                 by_datagrams=True,
                 offloads=state.offloads if connected else self._peer_words[peer * RECORD_WORDS + PEER_OFFLOADS] or None,
             )
+            if every[end + len(self._datagram_words) + lane] != every[-1]:
+                state = state._replace(bulk_consumer=consumer, parity=0, has_paths=False)
+            self._states[peer] = state
         return state
 
     def _lane_with_path(self, words: Sequence[int]) -> int | None:
-        """The lane whose dgram worker has a path to the peer, this one first. `words`: a handle of each lane for which
-        that is so, and the current handle."""
+        """The lane whose dgram worker has a path to the peer, or else takes its blocks without one; this one first.
+        `words`: a handle of each lane for which that is so, one of each for whose bulk it is not, and the current
+        handle."""
         if not words or not words[-1]:
             return None
-        *handles, current = words
-        lanes = (self._lane, *range(len(handles)))
-        return next((lane for lane in lanes if handles[lane] == current), None)
+        handles, current = words[: len(self._datagram_words)], words[-1]
+        lanes: list[int] = [self._lane, *range(len(handles))]
+        for wanted in (current, current | DATAGRAM_WAITS):
+            for lane in lanes:
+                if handles[lane] == wanted:
+                    return lane
+        return None
 
     def _paths(self, peer: int, records: Sequence[Sequence[int]]) -> list[Paths]:
         """The paths of each consumer's connections."""

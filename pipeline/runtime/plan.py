@@ -188,7 +188,11 @@ class WorkerFds(NamedTuple):
     windows: int = -1  # the replay windows of its lane
     reach: int = -1  # the rules of reach, if there are peers
     flows: int = -1  # the flows that peers have begun, of all lanes
-    datagrams: int = -1  # the UDP socket of its lane
+    datagrams: int = -1  # the UDP socket of its lane, if blocks may travel by UDP
+    fake_tcp_tap4: int = -1  # a server's tap of its lane for IPv4, if they may by fake TCP
+    fake_tcp_tap6: int = -1  # that for IPv6
+    fake_tcp_listener: int = -1  # a server's listening socket of its lane, for handshakes of fake TCP
+    fake_tcp_channel: int = -1  # a client's, by which its tap comes (pipeline.runtime.tap_channel)
     datagram_secrets: int = -1  # the table of the secrets for datagrams (pipeline.shm.datagram_secrets)
     datagram_memory: int = -1  # what its lane knows of the paths of each peer
 

@@ -1,6 +1,7 @@
 """The files that make an installation a service of systemd: the template of its unit, its system user, and a directory.
 
     files(program, needs)    the files for a program at this path, by their path beneath the root
+    fake_tcp_files(name)     a drop-in for one instance, which needs packet sockets for fake TCP
     program_path()           where the program of this installation is
     needed_paths()           where its files and its interpreter are
 
@@ -22,6 +23,7 @@ UNIT = "tunnel-supervisor@.service"
 UNIT_PATH = f"etc/systemd/system/{UNIT}"
 SYSUSERS_PATH = "etc/sysusers.d/tunnel-supervisor.conf"
 TMPFILES_PATH = "etc/tmpfiles.d/tunnel-supervisor.conf"
+FAKE_TCP_PATHS = "etc/systemd/system/tunnel-supervisor@{name}.service.d/fake-tcp.conf"
 PACKAGED_UNITS = (Path("/usr/lib/systemd/system", UNIT), Path("/lib/systemd/system", UNIT))
 
 MARK = "# Written by `tunnel-supervisor install-service`, which replaces and removes this file.\n"
@@ -49,6 +51,12 @@ def files(program: str, needs: list[str]) -> dict[str, str]:
     """The files that `install-service` writes: text by path beneath the root."""
     texts = {UNIT_PATH: unit_text(program, needs), SYSUSERS_PATH: sysusers_text(), TMPFILES_PATH: tmpfiles_text()}
     return {path: MARK + text for path, text in texts.items()}
+
+
+def fake_tcp_files(name: str) -> dict[str, str]:
+    """Both of its lists add to those of the unit (systemd.exec(5))."""
+    text = resources.files("pipeline.service").joinpath("fake-tcp.conf").read_text()
+    return {FAKE_TCP_PATHS.format(name=name): MARK + text}
 
 
 def program_path() -> str:

@@ -17,7 +17,7 @@ from pipeline.shm.secret_table import VERSION_BYTES, SecretTable
 _RECORD_BYTES = 192
 _PLACE = struct.Struct("<16sH")
 PLACES_MAX = 4
-_LAYOUT = struct.Struct(f"<QI16sH2x32s32sI{PLACES_MAX * _PLACE.size}s")
+_LAYOUT = struct.Struct(f"<QI16sH2x32s32sIH{PLACES_MAX * _PLACE.size}s")
 
 assert VERSION_BYTES + _LAYOUT.size <= _RECORD_BYTES
 
@@ -29,16 +29,17 @@ class DatagramServer(NamedTuple):
     """Where datagrams for a server go. All zeros at a server itself, and for a partner."""
 
     host: bytes = NO_HOST  # an IPv6 address, or an IPv4 address mapped into IPv6 (RFC 4291, 2.5.5.2)
-    port: int = 0
+    port: int = 0  # for UDP; 0: it takes none
     scope: int = 0  # number of the interface of a link-local address
+    fake_tcp_port: int = 0  # 0: it takes none
 
     @classmethod
-    def at(cls, address: str, port: int, scope: int = 0) -> DatagramServer:
+    def at(cls, address: str, port: int, scope: int = 0, fake_tcp_port: int = 0) -> DatagramServer:
         """`address`: IPv4 or IPv6, without a zone."""
         found = ipaddress.ip_address(address)
         if found.version == 4:
-            return cls(b"\0" * 10 + b"\xff\xff" + found.packed, port)
-        return cls(found.packed, port, scope)
+            return cls(b"\0" * 10 + b"\xff\xff" + found.packed, port, 0, fake_tcp_port)
+        return cls(found.packed, port, scope, fake_tcp_port)
 
 
 def pack_places(places: Sequence[tuple[bytes, int]]) -> bytes:
@@ -51,7 +52,7 @@ def unpack_places(packed: bytes) -> list[tuple[bytes, int]]:
 
 
 class DatagramSecrets(NamedTuple):
-    """`host`, `port`, `scope`: see DatagramServer; `places`: see pack_places."""
+    """`host`, `port`, `scope`, `fake_tcp_port`: see DatagramServer; `places`: see pack_places."""
 
     peer_handle: int
     suite: int
@@ -60,6 +61,7 @@ class DatagramSecrets(NamedTuple):
     send: bytes
     receive: bytes
     scope: int = 0
+    fake_tcp_port: int = 0
     places: bytes = NO_PLACES
 
 

@@ -1,5 +1,7 @@
 """The path to a peer as its dgram worker sees it: words of its datagram record in the peer table.
 
+That of UDP is in the record of kind "datagram_in", and that of fake TCP in one of its own, with the same words.
+
     publish(words, peer, status)   the worker's; None: there is no path
     read(words, peer)              an observer's
 

@@ -134,12 +134,16 @@ STATUS_ROW_BYTES = 128     # tcp inbound duty: one connection each, behind the r
 (DATAGRAM_PATH, DATAGRAM_STATE, DATAGRAM_RECEIVED_BYTES, DATAGRAM_RECOVERED, DATAGRAM_EXPIRED, DATAGRAM_SINCE,
  DATAGRAM_HOST, DATAGRAM_HOST_LOWER) = range(8)        # dgram inbound duty: the current peer handle while a path is
                                                        # open here, else 0; blocks that parity has made whole, and
-                                                       # blocks given up; the others: see shm.datagram_status
+                                                       # blocks given up; the others: see shm.datagram_status. The
+                                                       # record of fake TCP has STATE, SINCE, HOST and HOST_LOWER alone
+DATAGRAM_WAITS = 1 << 63   # beside the handle in DATAGRAM_PATH: no path is open, and blocks wait for one here
 (DATAGRAM_SENT_BYTES, DATAGRAM_DROPPED, DATAGRAM_RATE, DATAGRAM_ROUND_TRIP, DATAGRAM_SENT_SEGMENTS,
- DATAGRAM_LOST_SEGMENTS, DATAGRAM_CUT) = range(7)      # dgram outbound duty: blocks dropped; pace in bytes a second;
+ DATAGRAM_LOST_SEGMENTS, DATAGRAM_CUT,
+ DATAGRAM_BULK_BY_TCP) = range(8)                      # dgram outbound duty: blocks dropped; pace in bytes a second;
                                                        # microseconds; segments, and of these the lost ones; 256 times
-                                                       # the data rows of a codeword, and its parity rows
-DATAGRAM_RECORDS = ("datagram_in", "datagram_out")
+                                                       # the data rows of a codeword, and its parity rows; the current
+                                                       # peer handle while bulk goes by TCP although a path is open
+DATAGRAM_RECORDS = ("datagram_in", "datagram_out", "datagram_fake_tcp")
 
 # tables of records, and the status rows of a worker, have pages of their own: a process maps those that it writes
 

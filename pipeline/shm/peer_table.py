@@ -52,7 +52,7 @@ WRITTEN_BY = {
     ("fec", "outbound"): (),
     ("fec", "inbound"): ("recovered",),
     ("dgram", "outbound"): ("datagram_out",),
-    ("dgram", "inbound"): ("datagram_in",),
+    ("dgram", "inbound"): ("datagram_in", "datagram_fake_tcp"),
 }
 """Records of its lane that a duty writes, by the kind of its worker."""
 
@@ -119,7 +119,8 @@ class Geometry(NamedTuple):
 
 
 class PeerTable:
-    """An attached peer table. `datagrams_in`, `datagrams_out` are empty if there are no dgram workers."""
+    """An attached peer table. `datagrams_in`, `datagrams_out`, `datagrams_fake_tcp` are empty if there are no dgram
+    workers."""
 
     def __init__(self, memory: segment.Segment, geometry: Geometry) -> None:
         self.memory = memory
@@ -133,7 +134,9 @@ class PeerTable:
         self.links, self.sent, self.numbers, self.transit_numbers, self.recoveries, self.paths, self.arrived = (
             self._tables[kind] for kind in LANE_RECORDS
         )
-        self.datagrams_in, self.datagrams_out = (self._tables[kind] for kind in DATAGRAM_RECORDS)
+        self.datagrams_in, self.datagrams_out, self.datagrams_fake_tcp = (
+            self._tables[kind] for kind in DATAGRAM_RECORDS
+        )
         self._rows = [memory.cut(*geometry.status_rows_of(lane)) for lane in range(geometry.lanes)]
 
     def _cut(self, at: int) -> memoryview:

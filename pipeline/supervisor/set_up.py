@@ -96,17 +96,16 @@ def set_up(
     role = ServerRole(config, events) if config.mode == "server" else ClientRole(config, key, events)
     entries = KernelEntries(config, _own_id(choice.account), selector)
     clean_up(entries.close)
-    if isinstance(role, ClientRole):
-        role.use_sockets(entries.datagrams)
     run = Run(choice.account, entries.device, role)
     clean_up(run.close)
     if config.encryption == "tls" and not config.compat:
         run.seal_memory = SealMemory(role.capacity, config.lanes)
         clean_up(run.seal_memory.close)
-        if entries.datagrams is not None:
+        if entries.datagrams.kinds:
             run.datagram_memory = DatagramMemory(role.capacity, config.lanes)
             clean_up(run.datagram_memory.close)
-        role.use_keys(run.seal_memory.keys, run.datagram_memory.secrets if run.datagram_memory is not None else None)
+        secrets_of_datagrams = run.datagram_memory.secrets if run.datagram_memory is not None else None
+        role.use_keys(run.seal_memory.keys, secrets_of_datagrams, entries.datagrams)
     if isinstance(role, ServerRole) and entries.reach is not None:
         run.reach_memory = ReachMemory(config.lanes)
         clean_up(run.reach_memory.close)

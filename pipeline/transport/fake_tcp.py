@@ -49,8 +49,8 @@ IDLE_NS = 300_000_000_000  # a peer probes every 120 s at least
 INTERFACE_GONE = (errno.ENODEV, errno.ENXIO, errno.ENETDOWN)
 NO_WAY = "there is no way for a fake flow"
 
-_OPENED = ID["dgram.fake_flows_opened"]
-_ACKS = ID["dgram.fake_acks_sent"]
+_OPENED = ID["dgram.flows_fake_opened"]
+_ACKS = ID["dgram.acks_fake_sent"]
 _DAMAGED = ID["dgram.dropped_segment_damaged"]
 
 
@@ -99,6 +99,7 @@ class FakeTcp:
         self._by_address: dict[Address, OpenFlow] = {}
         self._owing: set[OpenFlow] = set()  # they owe an acknowledgement that can wait
         self._next_look_ns = 0
+        self.opened = 0  # flows so far
 
     @property
     def fds(self) -> list[int]:
@@ -111,14 +112,15 @@ class FakeTcp:
         self, pieces: Sequence[memoryview | bytes], size: int, segment_bytes: int, address: Address, now: int
     ) -> None:
         """Send `size` bytes. BlockingIOError: the window or a queue is full. OSError with EMSGSIZE: segments of that
-        size do not fit the interface; with ENOTCONN or EHOSTUNREACH: there is no flow, or no way now."""
+        size do not fit the interface, or are more than the handshake allows; with ENOTCONN or EHOSTUNREACH: there is
+        no flow, or no way now."""
         open_flow = self._by_address.get(address)
         if open_flow is None:
             raise OSError(errno.ENOTCONN, "there is no fake flow")
         way, flow = open_flow.way, open_flow.flow
         if way is None:
             raise OSError(errno.EHOSTUNREACH, NO_WAY)
-        if flow.head_bytes + segment_bytes > way.mtu or size > flow.payload_most:
+        if segment_bytes > min(way.mtu - flow.head_bytes, flow.agreed.payload_most) or size > flow.payload_most:
             raise OSError(errno.EMSGSIZE, "a segment of a fake flow is too large")
         if not flow.may_send(size, now):
             raise BlockingIOError(errno.EAGAIN, "the window of a fake flow is full")
@@ -131,6 +133,9 @@ class FakeTcp:
             if error.errno in INTERFACE_GONE:
                 raise OSError(errno.EHOSTUNREACH, NO_WAY) from None
             raise
+
+    def has_flow(self, address: Address) -> bool:
+        return address in self._by_address
 
     def segment_most(self, address: Address) -> int:
         """Larger ones may be tried. 0: there is no flow."""
@@ -196,6 +201,7 @@ class FakeTcp:
         self._flows[ends.key] = made
         self._by_address[made.address] = made
         self._counters[_OPENED] += 1
+        self.opened += 1
         self._acknowledge(made, now)  # this opens the window of the other end: that of a handshake is small
         return made
 

@@ -1,4 +1,7 @@
-"""Fake TCP of a lane of a client: one flow to the server, and another one when it is no good."""
+"""Fake TCP of a lane of a client: one flow to the server, and another one when it is no good.
+
+There is none before it is wanted, and none after rest().
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,11 @@ from pipeline.counters import ID
 from pipeline.faketcp.packet import ACK, RST, SYN, Arrived
 from pipeline.policy.flow_renewal import FlowRenewal
 from pipeline.transport import flow_socket
-from pipeline.transport.fake_tcp import FakeTcp, Fresh, OpenFlow
+from pipeline.transport.fake_tcp import FakeTcp, Fresh, OpenFlow, Received
 from pipeline.transport.flow_socket import Address
 from pipeline.transport.next_hop import HeardFrom
 
-_REFUSED = ID["dgram.fake_flows_refused"]
+_REFUSED = ID["dgram.flows_fake_refused"]
 _NO_FLOW = ID["dgram.dropped_segment_no_flow"]
 
 
@@ -38,7 +41,7 @@ class ClientFakeTcp(FakeTcp):
         self._answer: tuple[Arrived, HeardFrom] | None = None  # the SYN-ACK that the tap has seen
         self._current: OpenFlow | None = None
         self._is_doubted = False
-        self._is_ending = False
+        self.is_wanted = False
 
     def doubt(self) -> None:
         """Nothing gets through, although segments may be acknowledged: somebody else may do that."""
@@ -81,7 +84,7 @@ class ClientFakeTcp(FakeTcp):
             self._try_to_open(now)
         except OSError:
             self._give_up()
-        if self._is_ending:
+        if not self.is_wanted:
             return
         current = self._current
         if current is None:
@@ -102,8 +105,19 @@ class ClientFakeTcp(FakeTcp):
         except OSError:
             self._counters[_REFUSED] += 1
 
+    def receive(self, into: memoryview, now: int) -> Received | None:
+        found = super().receive(into, now)
+        if found is None and self._current is not None and self._current.flow.was_reset:
+            self.tick(now)  # another flow is begun at once
+        return found
+
+    def rest(self, now: int) -> None:
+        """There is nothing to send for a while: the flow ends, and another one may be wanted later."""
+        self.finish(now)
+        self._current, self._renewal = None, FlowRenewal()
+
     def finish(self, now: int) -> None:
-        self._is_ending = True
+        self.is_wanted = False
         self._give_up()
         super().finish(now)
 

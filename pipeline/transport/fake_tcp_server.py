@@ -21,7 +21,7 @@ ACCEPTS_MOST = 200
 """In a second. More of them wait in the kernel, and do not take the time of peers."""
 
 
-_REFUSED = ID["dgram.fake_flows_refused"]
+_REFUSED = ID["dgram.flows_fake_refused"]
 _NO_FLOW = ID["dgram.dropped_segment_no_flow"]
 
 

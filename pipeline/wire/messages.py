@@ -61,14 +61,14 @@ _PORT = struct.Struct(">H")
 _ADDRESS_BYTES = {4: 4, 6: 16}
 WELCOME_MAC_AT = framing.FRAME.size + _WELCOME.size - MAC_BYTES  # offset in the frame
 
-EXCHANGE, LEAVE, PROGRAM, CLOCK, KEY_SHARE, LANE, MOVES, DNS, UPLINK, DATAGRAM_PORT = range(
-    1, 11
+EXCHANGE, LEAVE, PROGRAM, CLOCK, KEY_SHARE, LANE, MOVES, DNS, UPLINK, DATAGRAM_PORT, FAKE_TCP_PORT = range(
+    1, 12
 )  # types of extensions
 KNOCK, PADDING = 16, 17
 
 ACCEPTS_SHARDS, ANSWERS, TAKES_PADDING, TAKES_DATAGRAMS, TAKES_NOTES = 1, 2, 4, 8, 16
 """Feature bits: this end accepts shards (pipeline.fec.shard), and on sealed connections it answers questions and takes
-padding. A client takes datagrams; a server says so by its port. A client takes notes (pipeline.wire.notes)."""
+padding. A client takes datagrams; a server says so by its ports. A client takes notes (pipeline.wire.notes)."""
 
 
 def features(accepts_shards: bool, takes_datagrams: bool = False, takes_notes: bool = False) -> int:
@@ -206,6 +206,7 @@ class Welcome(NamedTuple):
     lane: int = 0  # of the server, that sends on this connection, as it tells this client
     dns: tuple[Address, ...] = ()  # DNS servers for a client that sends everything through the tunnel
     datagram_port: int | None = None  # of the server; 0: the one that the client has dialed; None: it takes none
+    fake_tcp_port: int = 0  # at which the server takes datagrams behind TCP headers; 0: it takes none
     padding: bytes = b""  # means nothing
 
     def frame(self) -> bytes:
@@ -227,6 +228,7 @@ class Welcome(NamedTuple):
             + _lane(self.lane)
             + _dns(self.dns)
             + (_extension(DATAGRAM_PORT, _PORT.pack(self.datagram_port)) if self.datagram_port is not None else b"")
+            + (_extension(FAKE_TCP_PORT, _PORT.pack(self.fake_tcp_port)) if self.fake_tcp_port else b"")
             + _padding(self.padding),
         )
 
@@ -437,7 +439,9 @@ def _welcome(body: _Body) -> Welcome:
     dns = _dns_of(extensions.get(DNS, b""))
     port = extensions.get(DATAGRAM_PORT, b"")
     datagram_port = int.from_bytes(port, "big") if len(port) == _PORT.size else None
-    told = _program(extensions), known, key_share, lane, dns, datagram_port, padding
+    fake_tcp = extensions.get(FAKE_TCP_PORT, b"")
+    fake_tcp_port = int.from_bytes(fake_tcp, "big") if len(fake_tcp) == _PORT.size else 0
+    told = _program(extensions), known, key_share, lane, dns, datagram_port, fake_tcp_port, padding
     return Welcome._make([*fields, addresses, routes, *told])
 
 

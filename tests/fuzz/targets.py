@@ -9,6 +9,7 @@ from pipeline.errors import PeerError
 from tests.fuzz import (
     targets_approach,
     targets_control,
+    targets_datagrams,
     targets_fake_tcp,
     targets_fec,
     targets_files,
@@ -96,6 +97,31 @@ TARGETS = {
         (),
         ("pipeline/faketcp/packet.py", "pipeline/faketcp/flow.py"),
         targets_fake_tcp.fake_tcp_seeds,
+    ),
+    "segments": Target(
+        alone(targets_datagrams.segments),
+        (PeerError,),
+        (
+            "pipeline/datagram/assembly.py",
+            "pipeline/datagram/arriving_block.py",
+            "pipeline/datagram/arrival_counts.py",
+            "pipeline/datagram/cut.py",
+            "workers/dgram/reception.py",
+        ),
+        targets_datagrams.segments_seeds,
+        1000,
+    ),
+    "control_datagrams": Target(
+        alone(targets_datagrams.control_datagrams),
+        (),
+        (
+            "pipeline/wire/control_datagram.py",
+            "workers/dgram/kept_blocks.py",
+            "workers/dgram/path_feedback.py",
+            "workers/dgram/path_control.py",
+        ),
+        targets_datagrams.control_datagrams_seeds,
+        2000,
     ),
     "packet": Target(
         alone(targets_wire.packet),

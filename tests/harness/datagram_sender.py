@@ -22,7 +22,6 @@ from pipeline.datagram.assembly import Assembly
 from pipeline.datagram.segment import FIELD_BYTES, HEADER_BYTES, ROWS, TOKEN_BYTES
 from pipeline.fec import shard
 from pipeline.fec.codec import Codec
-from pipeline.runtime.plan import WorkerFds
 from pipeline.runtime.worker import MORE
 from pipeline.sealing.key_schedule import AES_256_GCM
 from pipeline.shm import layout
@@ -33,6 +32,7 @@ from pipeline.wire import framing
 from pipeline.wire.control_datagram import Arrivals, Incomplete, Report
 from tests.harness.run import Run
 from workers.dgram.path import Path, Paths
+from workers.dgram.segment_socket import SegmentSocket
 from workers.dgram.sender import Sender
 from workers.dgram.sessions import Session
 
@@ -89,6 +89,11 @@ class FarEnd:
             self.blocks.append((key >> 32, key & 0xFFFFFFFF, bytes(slot[shard.RUN_BYTES : end])))
         return came
 
+    @property
+    def blocks_once(self) -> list[Block]:
+        """Without the copies of light blocks that came later."""
+        return list(dict.fromkeys(self.blocks))
+
     def _datagrams(self) -> Iterator[bytes]:
         with suppress(BlockingIOError):
             while True:
@@ -119,11 +124,9 @@ class FarEnd:
             bits = complete.to_bytes(64, "little").rstrip(b"\0")
             streams.append(Arrivals(number, turn & 0xFFFFFFFF, bits))
             for block in lacking:
-                n, total = block.code >> 8, (block.code >> 8) + (block.code & 0xFF)
-                for part, present in enumerate(block.present):
-                    if present.bit_count() < n:
-                        missing = ~present & (1 << total) - 1
-                        incomplete.append(Incomplete(position, block.number & 0xFFFFFFFF, part, missing))
+                for part in range(block.places.parts):
+                    if lacking_rows := block.lacking(part):
+                        incomplete.append(Incomplete(position, block.number & 0xFFFFFFFF, part, lacking_rows))
         return Report(self._counts.counts(now), tuple(streams), tuple(incomplete[:16]))
 
     def close(self) -> None:
@@ -141,9 +144,9 @@ class SenderRun:
         attachment = self.run.attach("dgram-0")
         self.counters = attachment.page.counters
         self.paths = Paths()
-        near = udp_socket()
-        self.sender = Sender(attachment, self.paths, WorkerFds(datagrams=near.fileno()))
-        near.close()
+        self._near = udp_socket()
+        self.segments = SegmentSocket(self._near, self.counters)
+        self.sender = Sender(attachment, self.paths)
         tun = self.run.attach("tun-0")
         self.fillers = {
             kind: port
@@ -163,7 +166,7 @@ class SenderRun:
     def connect(self, peer: int = 0, remote_lane: int = 0, fate: Callable[[int], bool] = lambda number: True) -> Path:
         """One more open path, which leads to a FarEnd."""
         session = session_of(FIRST_PEER_HANDLE | peer)
-        path = Path(session, remote_lane)
+        path = Path(session, remote_lane, self.segments)
         self.far[path] = FarEnd(session, fate)
         path.address, path.segment_most = self.far[path].address, SEGMENT_MOST
         self.paths.open(path)
@@ -237,7 +240,7 @@ class SenderRun:
         return self.fillers[kind].ready()
 
     def close(self) -> None:
-        self.sender.close_descriptors()
+        self._near.close()
         for each in self.far.values():
             each.close()
         self.run.close()

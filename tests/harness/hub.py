@@ -12,7 +12,7 @@ from pipeline.config import Config, parse
 from pipeline.packet.route_table import RouteTable
 from pipeline.peers.address_assignment import PeerPolicy
 from pipeline.peers.admission import Admission
-from pipeline.peers.peer_sessions import CONNECTING_NS, Seals
+from pipeline.peers.peer_sessions import CONNECTING_NS, SAME_PORT, DatagramPorts, Seals
 from pipeline.peers.quotas import Quotas
 from pipeline.peers.registry import KnownPeer
 from pipeline.peers.sealed_sessions import SealedSessions
@@ -174,7 +174,7 @@ class HubServer:
             self.told.append,
             quotas=self.quotas,
             began=lambda *session: self.began.append(session),
-            seals=Seals(sealed, AES_256_GCM) if seals else None,
+            seals=Seals(sealed, AES_256_GCM, DatagramPorts(SAME_PORT, 444)) if seals else None,
         )
         self.configure(*peers_known)
 

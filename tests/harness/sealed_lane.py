@@ -46,9 +46,11 @@ def block_keys(peer_handle: int, send: bytes, epoch: int = 0, **others: Any) -> 
 
 
 class Lane:
-    """One lane of an end. `keys`: the table as its supervisor writes it."""
+    """One lane of an end. `keys`: the table as its supervisor writes it. `datagrams`: it has dgram workers."""
 
-    def __init__(self, number: int = 0, keys: KeyTable | None = None, mode: str = "server") -> None:
+    def __init__(
+        self, number: int = 0, keys: KeyTable | None = None, mode: str = "server", datagrams: bool = False
+    ) -> None:
         self._fd = -1
         if keys is None:
             keys, self._fd = KeyTable.create(CAPACITY)
@@ -63,7 +65,9 @@ class Lane:
                 plan=SimpleNamespace(lanes=LANES, mode=mode),
                 worker=SimpleNamespace(lane=number),
                 page=SimpleNamespace(counters=self.counters),
-                peer_table=SimpleNamespace(transit_numbers=self.transit, capacity=CAPACITY),
+                peer_table=SimpleNamespace(
+                    transit_numbers=self.transit, capacity=CAPACITY, datagrams_in=[words(1)] if datagrams else []
+                ),
             ),
         )
 

@@ -70,8 +70,10 @@ def test_both_ends_of_a_session_have_its_secrets_and_a_socket_for_each_lane(lab:
         client = hub.join(lab["one"], **SETTINGS)
         (theirs,), (ours,) = secrets_in(hub.server), secrets_in(client)
         assert (ours.suite, ours.send, ours.receive) == (theirs.suite, theirs.receive, theirs.send)
-        assert (ours.host, ours.port, ours.scope) == DatagramServer.at(lab.nodes[0].address, hub.port)
-        assert (theirs.host, theirs.port) == (bytes(16), 0)
+        assert (ours.host, ours.port, ours.scope, ours.fake_tcp_port) == DatagramServer.at(
+            lab.nodes[0].address, hub.port, 0, hub.port + 1
+        )
+        assert (theirs.host, theirs.port, theirs.fake_tcp_port) == (bytes(16), 0, 0)
         assert [each["port"] for each in sockets(hub.node)] == [hub.port] * LANES
         assert len({each["port"] for each in sockets(lab["one"])}) == LANES
         for instance, node in ((hub.server, hub.node), (client, lab["one"])):
@@ -165,11 +167,28 @@ def test_a_port_of_another_program_ends_a_start_with_datagrams_alone(lab: Lab, t
         assert f"no datagrams on [::]:{taken}: another program has that port" in server.log
 
 
-def test_with_a_port_of_another_program_auto_goes_by_tcp_alone(lab: Lab, tmp_path: Path, taken: int) -> None:
+def test_with_a_port_of_another_program_auto_goes_by_fake_tcp(lab: Lab, tmp_path: Path, taken: int) -> None:
     settings = {"local_addr": f":{taken}", "public_addr": f"{lab.nodes[0].address}:{taken}"}
     with Hub(lab, tmp_path, carrier="auto", **settings) as hub:
         client = hub.join(lab["one"], carrier="auto")
+        assert "another program has that port; blocks travel by fake TCP, or by TCP" in hub.server.log
+        eventually(lambda: client.running()["server"]["carrier"] == "faketcp", what="fake TCP")
+        assert reaches(lab["one"], hub.server.address)
+
+
+def test_with_ports_of_other_programs_auto_goes_by_tcp_alone(lab: Lab, tmp_path: Path, taken: int) -> None:
+    settings = {"local_addr": f":{taken}", "public_addr": f"{lab.nodes[0].address}:{taken}"}
+    with lab.nodes[0].socket() as other:
+        other.bind(("", taken + 1))
+        other.listen()
+        _goes_by_tcp_alone(lab, tmp_path, taken, **settings)
+
+
+def _goes_by_tcp_alone(lab: Lab, tmp_path: Path, taken: int, **settings: Any) -> None:
+    with Hub(lab, tmp_path, carrier="auto", **settings) as hub:
+        client = hub.join(lab["one"], carrier="auto")
         assert dgram_workers(hub.server) == [] and secrets_in(client) == []
+        assert any(f"port {taken + 1}: another program has it" in note for note in hub.server.running()["notes"])
         assert any("all blocks travel by TCP" in note for note in hub.server.running()["notes"])
         assert reaches(lab["one"], hub.server.address)
 

@@ -12,7 +12,8 @@ import pytest
 from tests.netns.harness.checked_flow import Flow
 from tests.netns.harness.hub import Hub
 from tests.netns.harness.instance import Instance
-from tests.netns.test_datagrams import joined, wall
+from tests.netns.harness.wall import UDP, fake_tcp_to, wall
+from tests.netns.test_datagrams import joined
 from tests.support import eventually
 from tools.lab.network import Lab
 
@@ -64,13 +65,13 @@ def test_both_ends_say_by_which_carrier_blocks_go_and_record_each_change(lab: La
             assert theirs["one"]["datagrams"]["endpoint"].startswith(lab["one"].address)
             assert (theirs["two"]["carrier"], theirs["two"]["datagrams"]["state"]) == ("tcp", "off")
             assert "the other end takes none" in theirs["two"]["datagrams"]["reason"]
-            with wall(hub.node):
+            with wall(hub.node, UDP, fake_tcp_to(hub.port + 1)):
                 eventually(lambda: changes(client)[-1][0] == "datagrams-dark", what="an event of the client")
                 flow.wait_for(MIB)
                 (ours,) = peers(client).values()
                 assert (ours["carrier"], ours["datagrams"]["state"], carrier(client)) == ("tcp", "dark", "tcp")
                 assert "blocks go by TCP, no datagram passes since" in client.command("status").stdout
-            eventually(lambda: changes(client)[-1] == ("datagrams-open", f"to {server}"), 20, "datagrams again")
+            eventually(lambda: changes(client)[-1] == ("datagrams-open", f"by UDP to {server}"), 20, "datagrams again")
         assert [kind for kind, _ in changes(client)][:3] == ["datagrams-open", "datagrams-dark", "datagrams-open"]
         assert changes(hub.server)[0][0] == "datagrams-open"
         assert "datagrams since" in client.command("status").stdout

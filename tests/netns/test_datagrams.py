@@ -4,41 +4,37 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
+from pipeline.peers.peer_datagrams import BULK_BY_TCP
 from tests.netns.harness.checked_flow import Flow, transfer
 from tests.netns.harness.full_tunnel import Tunnel
 from tests.netns.harness.hub import BOTH, Client, Hub, established, reaches
 from tests.netns.harness.instance import Instance
 from tests.netns.harness.uplink import OUTSIDE, World
+from tests.netns.harness.wall import UDP, fake_tcp_to, wall
 from tests.support import eventually
 from tools.lab.link_model import LinkSpec
 from tools.lab.network import Lab, Node
+from tools.load.flows import TcpFlow
 
 pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
-WALL = """
-table inet wall {
+THROTTLE = """
+table inet throttle {
     chain arrive {
         type filter hook prerouting priority raw; policy accept;
-        iifname "link0" meta l4proto udp drop
+        iifname "link0" meta l4proto udp limit rate over 400 kbytes/second burst 40 kbytes drop
     }
 }
 """
-
-
-@contextmanager
-def wall(node: Node) -> Iterator[None]:
-    """No datagram comes to this node from outside."""
-    node.run(["nft", "-f", "-"], input=WALL)
-    try:
-        yield
-    finally:
-        node.run(["nft", "delete", "table", "inet", "wall"])
+THROTTLED_FOR_SECONDS = 40
 
 
 def in_datagrams(instance: Instance) -> int:
@@ -100,7 +96,7 @@ def test_where_datagrams_end_connections_go_on_and_later_datagrams_again(lab: La
         client = joined(hub, lab["one"])
         with Flow(client, hub.server) as flow:
             flow.wait_for(MIB)
-            with wall(hub.node):
+            with wall(hub.node, UDP, fake_tcp_to(hub.port + 1)):
                 flow.wait_for(MIB)
                 before = on_connections(client)
                 flow.wait_for(4 * MIB)
@@ -117,9 +113,14 @@ def _sends_datagrams_alone(source: Instance, flow: Flow) -> bool:
 def test_with_udp_nothing_goes_by_connections_while_no_datagram_passes(lab: Lab, tmp_path: Path) -> None:
     with Hub(lab, tmp_path, carrier="udp") as hub:
         client = joined(hub, lab["one"], "udp")
-        with wall(hub.node), wall(client.node):
+        with wall(hub.node, UDP), wall(client.node, UDP):
             eventually(lambda: not reaches(client.node, hub.server.address, count=1, seconds=0.3), what="the wall")
+            before = on_connections(client) + on_connections(hub.server)
             assert not reaches(client.node, hub.server.address, count=1, seconds=2)
+            for node, address in ((client.node, hub.server.address), (hub.node, client.address)):
+                for _ in range(5):
+                    assert not reaches(node, address, count=1, seconds=0.2)
+            assert on_connections(client) + on_connections(hub.server) == before
             assert established(client) == 8
         eventually(lambda: reaches(client.node, hub.server.address, count=1, seconds=0.3), 20, "datagrams again")
 
@@ -202,3 +203,36 @@ def test_with_a_full_tunnel_datagrams_go_around_it(tmp_path: Path) -> None:
         client = tunnel.joined()
         eventually(lambda: _passes(client, tunnel.hub), what="a path of datagrams both ways")
         assert reaches(client.node, OUTSIDE)
+
+
+def test_bulk_goes_by_tcp_where_datagrams_are_throttled_and_light_flows_stay(tmp_path: Path) -> None:
+    with Lab(names=("hub", "one"), link=LinkSpec(delay_ms=5, rate_mbit=40)) as lab:
+        for node in lab:
+            node.run(["nft", "-f", "-"], input=THROTTLE)
+        with Hub(lab, tmp_path, carrier="auto") as hub:
+            client = joined(hub, lab["one"])
+            with TcpFlow(client.node, hub.node, hub.server.address, seconds=THROTTLED_FOR_SECONDS) as flow:
+                eventually(lambda: _datagrams(client)["reason"] == BULK_BY_TCP, 30, "bulk by TCP")
+                assert _datagrams(client)["state"] == "open" and client.running()["peers"][0]["carrier"] == "udp"
+                flow.wait_for_bytes(4 * MIB, seconds=20)
+                before = in_datagrams(client)
+                assert reaches(client.node, hub.server.address, count=10)
+                assert in_datagrams(client) > before
+                assert _datagrams(client)["reason"] == BULK_BY_TCP and _datagrams(hub.server)["reason"] != BULK_BY_TCP
+
+
+def test_a_path_that_becomes_narrower_under_load_carries_smaller_segments(tmp_path: Path) -> None:
+    wide = LinkSpec(delay_ms=5, rate_mbit=40)
+    with Lab(names=("hub", "one"), link=wide) as lab, Hub(lab, tmp_path, carrier="udp") as hub:
+        client = joined(hub, lab["one"], "udp")
+        eventually(lambda: _datagrams(client)["segment_bytes"] > 1400, what="large segments")
+        with TcpFlow(client.node, hub.node, hub.server.address, seconds=60) as flow:
+            flow.wait_for_bytes(MIB)
+            lab.link.change(msgspec.structs.replace(wide, mtu=1300))
+            eventually(lambda: _datagrams(client)["segment_bytes"] < 1300, what="smaller segments")
+            flow.wait_for_bytes(4 * MIB, seconds=40)
+            assert _datagrams(client)["state"] == "open"
+
+
+def _datagrams(instance: Instance) -> dict[str, Any]:
+    return instance.running()["peers"][0]["datagrams"]

@@ -161,11 +161,11 @@ def test_the_first_data_open_a_flow_whose_handshake_lost_its_last_packet(lab: Ro
         lab.rule("iifname", "near", "meta", "length", "52", "tcp", "flags", "==", "ack", "drop"),
     ):
         client, server, address = start(opened, lab)
-        assert server.count("dgram.fake_flows_opened") == 0
+        assert server.count("dgram.flows_fake_opened") == 0
         eventually(lambda: client.may_send(train(0), SEGMENT, address) and len(segments(server)) > 20, SECONDS)
     assert not [packet for packet in watch.packets if packet.window != WINDOW and not packet.flags & SYN]
     exchange(client, server, address, 3)
-    assert client.count("dgram.fake_flows_opened") == 1
+    assert client.count("dgram.flows_fake_opened") == 1
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -304,8 +304,8 @@ def test_a_reset_by_a_box_on_the_way_makes_another_flow(lab: Routed, opened: Exi
     exchange(client, server, address, 3)
     with lab.rule("tcp", "flags", "&", "syn", "!=", "syn", "reject", "with", "tcp", "reset"):
         client.may_send(train(0), SEGMENT, address)
-        eventually(lambda: client.count("dgram.fake_flows_reset"), SECONDS)
-    eventually(lambda: client.count("dgram.fake_flows_opened") == 2, SECONDS)
+        eventually(lambda: client.count("dgram.flows_fake_ended"), SECONDS)
+    eventually(lambda: client.count("dgram.flows_fake_opened") == 2, SECONDS)
     exchange(client, server, address, 3)
 
 
@@ -319,7 +319,7 @@ def test_a_nat_that_forgets_makes_another_flow(lab: Routed, opened: ExitStack) -
 
         def is_new() -> bool:
             client.may_send(train(0), SEGMENT, address)
-            return client.count("dgram.fake_flows_opened") == 2
+            return client.count("dgram.flows_fake_opened") == 2
 
         eventually(is_new, SECONDS)
         assert exchange(client, server, address, 3) != seen
@@ -338,8 +338,8 @@ def test_a_worker_that_is_killed_is_followed_by_another_flow(lab: Routed, opened
     (successor,), _ = add_server(lab.server, port=port)
     opened.callback(successor.close)
     client.may_send(train(0), SEGMENT, address)
-    eventually(lambda: client.count("dgram.fake_flows_reset"), SECONDS)
-    eventually(lambda: client.count("dgram.fake_flows_opened") == 2, SECONDS)
+    eventually(lambda: client.count("dgram.flows_fake_ended"), SECONDS)
+    eventually(lambda: client.count("dgram.flows_fake_opened") == 2, SECONDS)
     exchange(client, successor, address, 3)
 
 
@@ -353,7 +353,7 @@ def test_a_neighbour_that_the_kernel_forgets_is_the_one_that_is_heard(lab: Route
         before = [each.looked_ns for each in looked]
         eventually(lambda: all(each.looked_ns > then for each, then in zip(looked, before, strict=True)), SECONDS)
         exchange(client, server, address, 3)
-    assert client.count("dgram.fake_flows_opened") == 1
+    assert client.count("dgram.flows_fake_opened") == 1
 
 
 def test_an_interface_that_goes_down_and_up_again_brings_another_flow(opened: ExitStack) -> None:
@@ -372,7 +372,7 @@ def test_an_interface_that_goes_down_and_up_again_brings_another_flow(opened: Ex
 def test_a_flow_that_is_doubted_is_replaced(lab: Routed, opened: ExitStack) -> None:
     client, server, address = start(opened, lab)
     client.fake.doubt()
-    eventually(lambda: client.count("dgram.fake_flows_opened") == 2, SECONDS)
+    eventually(lambda: client.count("dgram.flows_fake_opened") == 2, SECONDS)
     exchange(client, server, address, 3)
     eventually(lambda: len(client.fake._flows) == 1, SECONDS)
 
@@ -385,7 +385,7 @@ def test_an_idle_flow_is_kept_alive(lab: Routed, opened: ExitStack) -> None:
         eventually(lambda: client.fake._current.flow.heard_ns > begin + 1_500_000_000, SECONDS, "two keepalives")
     assert len([packet for packet in watch.packets if packet.window == WINDOW]) >= 5
     exchange(client, server, address, 3)
-    assert client.count("dgram.fake_flows_opened") == 1
+    assert client.count("dgram.flows_fake_opened") == 1
 
 
 def test_a_flow_without_a_proof_of_a_peer_is_ended(lab: Routed, opened: ExitStack) -> None:
@@ -393,7 +393,7 @@ def test_a_flow_without_a_proof_of_a_peer_is_ended(lab: Routed, opened: ExitStac
         patch.setattr(fake_tcp, "UNUSED_NS", 0)
         client, server, _ = start(opened, lab)
         eventually(lambda: client.fake._current.flow.has_ended, SECONDS)
-        eventually(lambda: client.count("dgram.fake_flows_opened") == 2, SECONDS)
+        eventually(lambda: client.count("dgram.flows_fake_opened") == 2, SECONDS)
         eventually(lambda: len(server.fake._flows) <= 1, SECONDS)
 
 

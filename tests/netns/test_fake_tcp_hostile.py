@@ -74,7 +74,7 @@ def test_forged_packets_for_a_flow_cost_counters(attacked: Routed, opened: ExitS
     eventually(lambda: server.count("dgram.dropped_segment_outside") >= 290, SECONDS)
     assert server.bytes_received - before <= 10 * 1000
     exchange(client, server, address, 3)
-    assert client.count("dgram.fake_flows_opened") == server.count("dgram.fake_flows_opened") == 1
+    assert client.count("dgram.flows_fake_opened") == server.count("dgram.flows_fake_opened") == 1
 
 
 def test_fragments_and_packets_for_another_machine_reach_no_tap(attacked: Routed, opened: ExitStack) -> None:
@@ -99,7 +99,7 @@ def test_a_flood_of_connections_leaves_memory_bounded_and_flows_alone(lab: Route
             with lab.client.socket() as sock:
                 sock.settimeout(SECONDS)
                 sock.connect(address)
-        eventually(lambda: server.count("dgram.fake_flows_refused") > 50, SECONDS)
+        eventually(lambda: server.count("dgram.flows_fake_refused") > 50, SECONDS)
         assert len(server.fake._flows) + len(server.fake._fresh) <= 20
         assert exchange(client, server, address, 3) == seen
 
@@ -114,7 +114,7 @@ def test_more_connections_than_a_second_may_have_wait_in_the_kernel(lab: Routed,
             sock.settimeout(SECONDS)
             sock.connect((lab.addresses[4], port))
         began = time.monotonic()
-        eventually(lambda: server.count("dgram.fake_flows_opened") + len(server.fake._fresh) == 10, SECONDS)
+        eventually(lambda: server.count("dgram.flows_fake_opened") + len(server.fake._fresh) == 10, SECONDS)
         assert time.monotonic() - began > 1.5
 
 

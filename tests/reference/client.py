@@ -49,13 +49,13 @@ from tests.reference.sealed_blocks import BULK, HASH_BYTES, LIGHT, Sealed, Sessi
 
 HELLO, WELCOME, REFUSED, CHALLENGE, PROOF, DONE = 0x10, 0x11, 0x12, 0x13, 0x14, 0x15
 VERSION = 2
-EXCHANGE, LANE, MOVES, UPLINK = 1, 6, 7, 9  # extensions
+EXCHANGE, LANE, MOVES, UPLINK, DATAGRAM_PORT = 1, 6, 7, 9, 10  # extensions
 HELLO_FIELDS = struct.Struct(">4sBBHHHQQBBB8s32sB")
 WELCOME_FIELDS = struct.Struct(">BBHB32sB")
 MAGIC = b"tnl\x01"
 LENGTH_LIMIT, WELCOME_LIMIT = 133163, 16384
 ALPN = "tunnel/1"
-ACCEPTS_RUNS, ANSWERS, TAKES_PADDING = 1, 2, 4
+ACCEPTS_RUNS, ANSWERS, TAKES_PADDING, TAKES_DATAGRAMS = 1, 2, 4, 8
 
 
 class Refused(Exception):
@@ -82,6 +82,7 @@ class Welcome(NamedTuple):
     addresses: tuple[ipaddress.IPv4Interface | ipaddress.IPv6Interface, ...]
     routes: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
     lane: int  # of the server, that sends on this connection
+    datagram_port: int | None  # of the server; 0: the port that the client has dialed; None: no datagrams
 
 
 def tls(
@@ -133,6 +134,7 @@ class WireClient:
         uplink: tuple[int, bool, str] | None = None,
         runs: Runs | None = None,
         takes_padding: bool = False,
+        takes_datagrams: bool = False,
         seconds: float = 5.0,
     ) -> None:
         """`session`: its number, or what this connection shares with others of the session. `lane`: that is told.
@@ -164,7 +166,7 @@ class WireClient:
             client,
             self.session.number,
             traffic_class,
-            (ACCEPTS_RUNS if runs is not None else 0) | (TAKES_PADDING if takes_padding else 0),
+            (runs is not None) * ACCEPTS_RUNS | takes_padding * TAKES_PADDING | takes_datagrams * TAKES_DATAGRAMS,
         )
         self._lane = bytes([LANE, 1, lane]) if lane else b""
         self._moves = bytes([MOVES, 0]) if moves else b""
@@ -287,8 +289,10 @@ class WireClient:
         routes, at = _prefixed(body, at + 2, count, ipaddress.ip_network)
         if self.certificate_hash:
             self._leave_tls(body[at:])
-        lane = next((value for kind, value in extensions_of(body[at:]) if kind == LANE), bytes(1))
-        self.welcome = Welcome._make([*fields[:4], tuple(addresses), tuple(routes), lane[0]])
+        extensions = dict(reversed(list(extensions_of(body[at:]))))  # of two of one type the first counts
+        lane, port = extensions.get(LANE, bytes(1))[0], extensions.get(DATAGRAM_PORT)
+        datagrams = None if port is None else int.from_bytes(port, "big")
+        self.welcome = Welcome._make([*fields[:4], tuple(addresses), tuple(routes), lane, datagrams])
         return self.welcome
 
     def _leave_tls(self, extensions: bytes) -> None:

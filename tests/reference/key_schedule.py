@@ -2,6 +2,7 @@
 
 root(...), context(...), connection(...)     the three values from which all others are made
 block_keys(...), header_keys(...)            the keys of a direction, one epoch or ratchet behind the other
+datagram_keys(...)                           tokens and keys of the datagrams of a direction
 aead(suite, key)                             AES-256-GCM or ChaCha20-Poly1305
 """
 
@@ -12,6 +13,7 @@ import hmac
 import itertools
 import struct
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
@@ -57,14 +59,36 @@ def block_keys(root: bytes, context: bytes, direction: bytes) -> Iterator[bytes]
     return (expand(secret, b"tunnel block key") for secret in block_secrets(root, context, direction))
 
 
+def header_root(root: bytes, context: bytes) -> bytes:
+    return expand(root, b"tunnel headers" + context)
+
+
 def header_secrets(root: bytes, context: bytes, direction: bytes, connection: bytes) -> Iterator[bytes]:
-    first = expand(expand(root, b"tunnel headers" + context), b"tunnel headers " + direction + connection)
+    first = expand(header_root(root, context), b"tunnel headers " + direction + connection)
     return _chain(first, b"tunnel next headers")
 
 
 def header_keys(root: bytes, context: bytes, direction: bytes, connection: bytes) -> Iterator[bytes]:
     secrets = header_secrets(root, context, direction, connection)
     return (expand(secret, b"tunnel header key") for secret in secrets)
+
+
+class DatagramKeys(NamedTuple):
+    """Of one direction of a session."""
+
+    secret: bytes
+    data_token: bytes
+    control_token: bytes
+    mask_key: bytes
+
+    def control_key(self, stretch: int) -> bytes:
+        return expand(self.secret, b"tunnel control key" + stretch.to_bytes(8, "big"))
+
+
+def datagram_keys(root: bytes, context: bytes, direction: bytes) -> DatagramKeys:
+    secret = expand(header_root(root, context), b"tunnel datagrams " + direction)
+    data, control = (expand(secret, b"tunnel %s token" % name)[:4] for name in (b"data", b"control"))
+    return DatagramKeys(secret, data, control, expand(secret, b"tunnel mask key"))
 
 
 def aead(suite: int, key: bytes) -> AESGCM | ChaCha20Poly1305:

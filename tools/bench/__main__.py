@@ -3,6 +3,7 @@
     bench [options]         the tunnel against the bare link (throughput)
     bench fec [options]     what loss and the end of a connection do to the traffic (loss)
     bench codec [options]   the erasure code against zfec (codec)
+    bench coexist [options] a bulk transfer of ours beside a bare TCP flow, on one slow link (coexist)
     bench hub [options]     a server with many clients, and with clients that never authenticate (hub)
     bench exporter [options]    what the exporter takes beside a hub (exporter)
     bench pairs [options]       two groups of settings, in turn (pairs)
@@ -17,7 +18,9 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-BENCHMARKS = {"fec": "loss"} | {name: name for name in ("codec", "hub", "exporter", "pairs", "peers", "uplinks")}
+BENCHMARKS = {"fec": "loss"} | {
+    name: name for name in ("codec", "coexist", "hub", "exporter", "pairs", "peers", "uplinks")
+}
 
 
 def main(argv: list[str]) -> int:

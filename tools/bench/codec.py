@@ -34,6 +34,9 @@ except ImportError:
 
 SCHEMA_VERSION = 1
 BLOCKS = (65536, 12000, 4800)  # a full block, the least that is cut into 10 data shards, and one that is cut into 4
+LARGE = ((26_880, 20, 4), (38_976, 29, 5), (53_280, 37, 6))
+"""Block, n and m of codewords whose rows are datagrams: of 1344 bytes, and 1440 with n = 37."""
+
 SLICE_NS = 2_000_000  # short beside a time slice of the kernel, so that most rounds are not interrupted
 
 
@@ -174,9 +177,8 @@ def main(argv: list[str]) -> int:
         )
     rows = []
     try:
-        for block in options.block or BLOCKS:
-            n = shard.data_shards(block, options.data)
-            rows += Bench(block, n, options.parity, options.rounds).rows()
+        for block, n, m in _shapes(options):
+            rows += Bench(block, n, m, options.rounds).rows()
     except LocalError as error:
         print(f"bench_codec: {error}", file=sys.stderr)
         return FAILED
@@ -185,6 +187,12 @@ def main(argv: list[str]) -> int:
     )
     print_result(options, result, table)
     return DONE
+
+
+def _shapes(options: argparse.Namespace) -> list[tuple[int, int, int]]:
+    """Block, n and m."""
+    blocks = [(block, shard.data_shards(block, options.data), options.parity) for block in options.block or BLOCKS]
+    return blocks if options.block else [*blocks, *LARGE]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -196,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         action="append",
         metavar="BYTES",
-        help=f"size of a block; may be repeated ({', '.join(map(str, BLOCKS))})",
+        help=f"size of a block; may be repeated ({', '.join(map(str, BLOCKS))}, and codewords of datagrams)",
     )
     parser.add_argument("--data", type=int, default=10, metavar="N", help="data shards of a large block (%(default)s)")
     parser.add_argument("--parity", type=int, default=3, metavar="N", help="parity shards (%(default)s)")

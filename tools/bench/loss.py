@@ -10,6 +10,9 @@ The first two load nothing, so all configurations run them at once. Beside a bul
 at a time as --at-once says. The links lose nothing until the tunnels are connected. Then all meet equal losses (one
 seed).
 
+Beside the bulk transfer the processor time of both ends is counted, for each GB that has arrived. Spares are among
+their processes.
+
 Meanwhile this process wakes every few ms and notes its own lateness. A process of the tunnel had to wait as long for a
 core, whatever the link did. The emulator has real-time priority and counts its own lateness.
 
@@ -27,10 +30,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 
+from pipeline.config.schema import Config
 from tools.bench import loss_plot
 from tools.bench.command import run_command
 from tools.bench.loss_report import (
@@ -62,6 +66,9 @@ BURST = 4.0
 FADE_MS = 4.0
 """Mean length of a loss in the scenario of a path that fades: it takes whatever is sent meanwhile."""
 
+REORDER_MS = 5.0
+"""So much longer a segment is under way that others overtake: twenty segments of a full link."""
+
 SCENARIOS = (
     Scenario(name="loss-0"),
     *(
@@ -73,13 +80,27 @@ SCENARIOS = (
     Scenario(name="cut", event="cut"),
     Scenario(name="black-hole", event="black-hole"),
 )
+NAMED_SCENARIOS = (
+    *(Scenario(name=f"random-{loss:g}", loss_percent=loss) for loss in (10.0, 20.0)),
+    Scenario(name="reorder-5", reorder_percent=5.0),
+)
+"""They are measured only if they are asked for."""
+
 CONFIGURATIONS = (
     Configuration("bare", None),
     Configuration("one", ("connections=1", "fec=off")),
     Configuration("five", ("connections=5", "fec=off")),
     Configuration("five-fec", ("connections=5", "fec=on")),
     Configuration("auto", ("fec=auto",)),
+    Configuration("udp", ("carrier=udp", "encryption=tls"), in_datagrams=True),
 )
+CARRIERS = get_args(get_type_hints(Config)["carrier"])
+NAMED_CONFIGURATIONS = tuple(
+    Configuration(carrier, (f"carrier={carrier}", "encryption=tls"), in_datagrams=carrier != "tcp")
+    for carrier in ("tcp", "faketcp")
+    if carrier in CARRIERS
+)
+"""They are measured only if they are asked for. `tcp` is `auto` with the encryption that datagrams need."""
 
 LIGHT_RATE, LIGHT_BYTES = 50.0, 200
 WARM_UP_SECONDS = 3.0
@@ -107,6 +128,7 @@ WAKE_SECONDS = 0.005
 BULK_SECONDS = 24 * 3600.0
 
 Item = TypeVar("Item")
+Named = TypeVar("Named", bound=Scenario | Configuration)
 
 
 class Lossy:
@@ -179,7 +201,12 @@ class Lossy:
                 except (LabError, Overdue) as error:
                     cell.error = str(error)
             lossy = msgspec.structs.replace(
-                self._link, loss_percent=scenario.loss_percent, burst=scenario.burst, burst_ms=scenario.burst_ms
+                self._link,
+                loss_percent=scenario.loss_percent,
+                burst=scenario.burst,
+                burst_ms=scenario.burst_ms,
+                reorder_percent=scenario.reorder_percent,
+                reorder_ms=REORDER_MS,
             )
             for testbed in testbeds:
                 testbed.lab.link.change(lossy)
@@ -207,7 +234,9 @@ class Lossy:
         with ExitStack() as flows:
             bulks = self._start_bulks(flows, testbeds) if beside else {}
             lights = _start_lights(flows, testbeds)
+            before = {testbed: testbed.cpu_seconds() for testbed in bulks if not event}
             times, pause = self._watch(bulks, lights, event)
+            used = _growth(before)
             resumed = {
                 testbed: not event or _flow([lights[testbed], *([bulks[testbed]] if beside else [])])
                 for testbed in _working(lights)
@@ -219,6 +248,9 @@ class Lossy:
                 lights[testbed].wait_for_all(times[-1] / 1e9 + _patience(testbed))
                 stream = _found(lights[testbed], bulks.get(testbed), times)
                 stream.resumed, stream.pause_ms = resumed[testbed], pause
+                if used.get(testbed) and stream.bulk_mbit:
+                    gigabytes = stream.bulk_mbit / 8e3 * (times[-1] - times[0]) / 1e9
+                    stream.server_cpu, stream.client_cpu = (each / gigabytes for each in used[testbed])
                 if beside:
                     testbed.cell.beside = stream
                 else:
@@ -266,6 +298,15 @@ def _start_lights(flows: ExitStack, testbeds: Sequence[Testbed]) -> dict[Testbed
                 UdpFlow(testbed.source, testbed.sink, testbed.address, rate=LIGHT_RATE, size=LIGHT_BYTES)
             )
     return lights
+
+
+def _growth(before: dict[Testbed, list[float]]) -> dict[Testbed, list[float]]:
+    """The processor time of each end since then."""
+    return {
+        testbed: [now - then for now, then in zip(testbed.cpu_seconds(), of_before, strict=True)]
+        for testbed, of_before in before.items()
+        if testbed.works
+    }
 
 
 def _found(light: UdpFlow, bulk: TcpFlow | None, times: tuple[int, int, int]) -> Stream:
@@ -328,8 +369,8 @@ def _say(text: str) -> None:
 
 
 def fitting(configurations: Sequence[Configuration], scenario: Scenario) -> list[Configuration]:
-    """The bare link has no connection of a tunnel that could be struck."""
-    return [one for one in configurations if one.overrides is not None or not scenario.event]
+    """The bare link has no connection of a tunnel that could be struck, and one that carries nothing is no loss."""
+    return [one for one in configurations if not scenario.event or (one.overrides is not None and not one.in_datagrams)]
 
 
 def about_seconds(result: LossResult, at_once: int) -> float:
@@ -364,10 +405,10 @@ def run(options: argparse.Namespace) -> LossResult:
         seed=options.seed,
         settings=options.set,
         scenarios=[],
-        configurations=[one for one in CONFIGURATIONS if one.name in (options.only or [one.name])],
+        configurations=_chosen(options.only, CONFIGURATIONS, NAMED_CONFIGURATIONS),
     )
     result.scenarios = [
-        one for one in SCENARIOS if one.name in (options.scenario or [one.name]) and fitting(result.configurations, one)
+        one for one in _chosen(options.scenario, SCENARIOS, NAMED_SCENARIOS) if fitting(result.configurations, one)
     ]
     about = about_seconds(result, options.at_once)
     _say(
@@ -376,6 +417,10 @@ def run(options: argparse.Namespace) -> LossResult:
     )
     Lossy(options, result).run()
     return result
+
+
+def _chosen(names: list[str] | None, usual: Sequence[Named], named: Sequence[Named]) -> list[Named]:
+    return [one for one in (*usual, *named) if one.name in names] if names else list(usual)
 
 
 def main(argv: list[str]) -> int:
@@ -406,7 +451,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="tunnel-supervisor bench fec",
         description=(
             "Measure delay and throughput of the tunnel over an emulated link that loses packets, and when a "
-            "connection ends. All of it takes about 12 minutes."
+            "connection ends. All of it takes about 14 minutes."
         ),
     )
     parser.add_argument(
@@ -414,17 +459,17 @@ def _parser() -> argparse.ArgumentParser:
         type=_between(float, 1, 3600),
         default=3.0,
         metavar="N",
-        help="length of each measurement (%(default)s); 12 are 600 packets, and 25 minutes in all",
+        help="length of each measurement (%(default)s); 12 are 600 packets, and 28 minutes in all",
     )
     parser.add_argument(
         "--only",
-        choices=[one.name for one in CONFIGURATIONS],
+        choices=[one.name for one in (*CONFIGURATIONS, *NAMED_CONFIGURATIONS)],
         action="append",
         help="this configuration alone; may be repeated",
     )
     parser.add_argument(
         "--scenario",
-        choices=[one.name for one in SCENARIOS],
+        choices=[one.name for one in (*SCENARIOS, *NAMED_SCENARIOS)],
         action="append",
         help="this scenario alone; may be repeated",
     )

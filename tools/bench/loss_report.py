@@ -47,6 +47,9 @@ class Stream(msgspec.Struct, kw_only=True):
     bulk_gap_ms: float | None = None
     bulk_survived: bool | None = None
     """Its TCP connection was still there at the end."""
+    client_cpu: float | None = None
+    """CPU seconds of the client's processes for each 10^9 bytes that the bulk transfer has brought meanwhile."""
+    server_cpu: float | None = None
     resumed: bool = True
     """False: still silent when the wait after an event was given up, so a gap is at least as long as said."""
     pause_ms: float = 0.0
@@ -98,6 +101,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """Mean length of a loss, in segments."""
     burst_ms: float = 0.0
     """Mean length of a loss in time, in place of `burst`; 0: it is counted in segments."""
+    reorder_percent: float = 0.0
+    """Segments that are held back REORDER_MS longer than the others."""
     event: str = ""
     """"cut" or "black-hole": what happens to the busiest connection."""
 
@@ -106,6 +111,8 @@ class Configuration(msgspec.Struct, frozen=True):
     name: str
     overrides: tuple[str, ...] | None
     """None: no tunnel, the bare link."""
+    in_datagrams: bool = False
+    """Its blocks are in no connection."""
 
 
 class LossResult(msgspec.Struct, kw_only=True):
@@ -269,6 +276,10 @@ def _bulk(stream: Stream | None) -> list[str] | None:
     return None if stream is None else [_ms(stream.bulk_mbit), _whole(stream.bulk_gap_ms)]
 
 
+def _cpu(stream: Stream | None) -> list[str] | None:
+    return None if stream is None else [_ms(stream.client_cpu), _ms(stream.server_cpu)]
+
+
 def _link(cell: Cell) -> list[str] | None:
     """Lost of what passed the queue, in percent, and what the queue dropped."""
     if cell.to_server is None or cell.to_client is None:
@@ -282,6 +293,7 @@ LOSS_PARTS = (
     Part("light stream alone", QUANTILES, 5, lambda cell: _light(cell.alone)),
     Part("light beside bulk", QUANTILES, 5, lambda cell: _light(cell.beside)),
     Part("bulk Mbit/s", ("", "gap"), 5, lambda cell: _bulk(cell.beside)),
+    Part("CPU s/GB", ("client", "server"), 6, lambda cell: _cpu(cell.beside)),
     Part("link lost %", ("up", "down", "full"), 4, _link),
 )
 EVENT_PARTS = (

@@ -1,7 +1,8 @@
 """The testbed of one configuration in one scenario: a lab over the emulated link, a tunnel in it or none, its results.
 
-    open_testbed    a lab, a tunnel with all its connections established
+    open_testbed    a lab, a tunnel with all its connections established, and its path of datagrams open
     mark_sent       begin to count which connection is the busiest
+    cpu_seconds     the processor time of the ends so far
     strike          cut the busiest connection, or let it vanish from the path
     note            add the counters of the link and of the tunnel to the results
 
@@ -20,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from tools.bench.loss_report import Cell, Way
+from tools.bench.measure import cpu_seconds
 from tools.lab import congestion
 from tools.lab.link_emulator import DirectionStats
 from tools.lab.link_model import LinkSpec
@@ -60,6 +62,11 @@ class Testbed:
         """From now on it is counted which connection is the busiest."""
         self._sent = carriers(self.source)
 
+    def cpu_seconds(self) -> list[float]:
+        """Of all processes of the server, and of the client; nothing without a tunnel."""
+        ends = [] if self.pair is None else self.pair.ends().values()
+        return [sum(map(cpu_seconds, tunnel.pids().values())) for tunnel in ends]
+
     def strike(self, event: str) -> None:
         """The connection that has sent most since look() is cut, or black-holed."""
         sent = {port: count - self._sent.get(port, 0) for port, count in carriers(self.source).items()}
@@ -99,8 +106,8 @@ def open_testbed(
             stack.callback(lambda: left_behind.extend(pair.left_behind))
             stack.enter_context(pair)
             until(
-                lambda: _all_established(pair),
-                f"every connection of {cell.configuration!r} established",
+                lambda: _all_established(pair) and has_path(pair),
+                f"every connection of {cell.configuration!r} established, and its datagrams through",
                 CONNECTED_SECONDS,
             )
         yield Testbed(lab, pair, cell)
@@ -133,6 +140,12 @@ def cut(node: Namespace, port: int) -> None:
 
 def _all_established(pair: TunnelPair) -> bool:
     return all(one["state"] == "established" for one in pair.client.running()["connections"])
+
+
+def has_path(pair: TunnelPair) -> bool:
+    """Where blocks are to travel in datagrams, they do both ways."""
+    found = [each["datagrams"] for tunnel in pair.ends().values() for each in tunnel.running()["peers"]]
+    return all(each is None or each["state"] == "open" for each in found)
 
 
 def _way(now: DirectionStats, before: DirectionStats) -> Way:

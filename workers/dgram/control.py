@@ -5,8 +5,13 @@
     tick            the clock of all paths
 
 A path is published in the peer table while it is open: then the tun workers give this worker the blocks for the peer.
-It is closed there before its flag says so, and opened after it. Open paths outlive this
-process (`workers.dgram.remembered_paths`), so a successor goes on at once.
+It is closed there before its flag says so, and opened after it. With another `carrier` than "auto" blocks go to this
+worker all through the session, and wait here while no path is open. Open paths outlive this process
+(`workers.dgram.remembered_paths`), so a successor goes on at once.
+
+To one lane of a peer there may be a path by UDP, and one by fake TCP. The first of them that passes is the open one; a
+client begins the second one when it is its turn (pipeline.policy.carrier_order). Each end decides for what it sends,
+and a report goes back by the kind that its segments have come by.
 
 A path to a partner begins with probes to all its candidates (`workers.dgram.candidates`), and ends there when it goes
 dark. Nothing that comes by the TUN device counts for it: such a path would lead through the tunnel itself.
@@ -18,8 +23,9 @@ peer. Segments of other processes are counted in no report.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 from pipeline.counters import ID
@@ -27,6 +33,7 @@ from pipeline.datagram.arrival_counts import ArrivalCounts
 from pipeline.datagram.segment import SENDERS
 from pipeline.log import LOG
 from pipeline.policy.carrier import UNHEARD, CarrierStatus, Setting, State
+from pipeline.policy.carrier_order import Kind, Turn
 from pipeline.policy.return_address import Address
 from pipeline.sealing.datagram_memory import DatagramMemory
 from pipeline.sealing.datagram_seal import LANE_BITS, NUMBER_BITS, ControlOpener, ControlSealer
@@ -34,12 +41,13 @@ from pipeline.sealing.kinds import LANES_MAX
 from pipeline.shm import datagram_status
 from pipeline.shm.datagram_secrets import unpack_places
 from pipeline.shm.datagram_status import DatagramStatus
-from pipeline.shm.layout import DATAGRAM_PATH, DATAGRAM_STATE, RECORD_WORDS, SERVER
+from pipeline.shm.layout import DATAGRAM_PATH, DATAGRAM_STATE, DATAGRAM_WAITS, RECORD_WORDS, SERVER
 from pipeline.transport.address import format_address
 from pipeline.wire import control_datagram
 from pipeline.wire.control_datagram import Answer, Probe, Report
 from workers.dgram.candidates import Candidates
-from workers.dgram.datagram_socket import MEMORY_BYTES, DatagramSocket
+from workers.dgram.datagram_socket import MEMORY_BYTES
+from workers.dgram.lane_sockets import InboundSocket, LaneSocket
 from workers.dgram.path import Path, Paths
 from workers.dgram.path_control import PathControl, Way
 from workers.dgram.remembered_paths import Remembered, RememberedPaths
@@ -69,14 +77,18 @@ _THROUGH_TUNNEL = ID["dgram.dropped_control_inside"]
 
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 
+Place = tuple[Kind, int]
+"""Of a path to a peer: the kind of its datagrams, and the lane of the peer."""
+
 
 @dataclass(slots=True, eq=False)
 class Sender:
-    """A process of the peer whose segments come by a path."""
+    """A process of the peer whose segments come by a path. `kind`: of the datagrams that they come in."""
 
     control: PathControl
     counts: ArrivalCounts
     session: Session
+    kind: Kind = Kind.UDP
     reported_ns: int = 0
     reported: int = 0  # segments that have come, in the latest report
     heard_ns: int = 0  # when the latest of them came
@@ -85,7 +97,7 @@ class Sender:
 
 @dataclass(slots=True)
 class _Peer:
-    """The control of one session."""
+    """The control of one session. `left`: what a predecessor has left of paths whose flows have ended with it."""
 
     session: Session
     sealer: ControlSealer
@@ -93,20 +105,32 @@ class _Peer:
     remembered: RememberedPaths
     is_server: bool  # of a client
     candidates: Candidates | None = None  # of a partner
-    controls: dict[int, PathControl] = field(default_factory=dict)  # by lane of the peer
+    controls: dict[Place, PathControl] = field(default_factory=dict)
     senders: dict[int, Sender] = field(default_factory=dict)  # by process, modulo 2^16
+    turns: dict[Kind, Turn] = field(default_factory=dict)  # of a client
+    left: dict[Place, Remembered] = field(default_factory=dict)
+
+    def of_lane(self, lane: int) -> list[PathControl]:
+        """The paths to one lane of the peer, in the order in which they are used."""
+        return [found for kind in Kind if (found := self.controls.get((kind, lane))) is not None]
+
+    def open_to(self, lane: int) -> PathControl | None:
+        """The one of them that is to be used."""
+        return next((each for each in self.of_lane(lane) if each.is_open), None)
 
 
 class Control:
-    """Of the worker of a lane. `kick`: wakes the outbound duty. `process`: the number of this one."""
+    """Of the worker of a lane. `words`: of the peer table, also those for the status of each kind. `kick`: wakes the
+    outbound duty. `process`: the number of this one."""
 
     def __init__(
         self,
         sessions: Sessions,
         paths: Paths,
-        datagram_socket: DatagramSocket,
+        sockets: Sequence[LaneSocket],
         memory: DatagramMemory,
         words: memoryview,
+        status_words: Mapping[Kind, memoryview],
         counters: memoryview,
         carrier: str,
         is_client: bool,
@@ -119,9 +143,12 @@ class Control:
         self._tun_index = 0  # while there are partners
         self._sessions = sessions
         self._paths = paths
-        self._socket = datagram_socket
+        self._sockets = {each.kind: each for each in sockets}
+        self._kinds = {each.inbound: each.kind for each in sockets}
+        self._flows_seen = {each.kind: each.inbound.opened for each in sockets}
         self._memory = memory
-        self._words = words  # of the peer table
+        self._words = words
+        self._status_words = status_words
         self._counters = counters
         self._setting = cast("Setting", carrier)
         self._is_client = is_client
@@ -130,7 +157,8 @@ class Control:
         self._peers: dict[int, _Peer] = {}  # by peer handle
         self._room = memoryview(bytearray(MEMORY_BYTES))
         self._next_tick = self._next_busy_tick = 0
-        words[DATAGRAM_STATE::RECORD_WORDS] = memoryview(bytes(8 * (len(words) // RECORD_WORDS))).cast("Q")
+        for each in status_words.values():
+            each[DATAGRAM_STATE::RECORD_WORDS] = memoryview(bytes(8 * (len(each) // RECORD_WORDS))).cast("Q")
 
     # -- sessions
 
@@ -143,11 +171,13 @@ class Control:
         for session in present.values():
             if session.peer_handle not in self._peers:
                 self._begin(session, now)
-        handles = {peer.session.peer: handle for handle, peer in self._peers.items()}
+        sessions = {peer.session.peer: peer.session for peer in self._peers.values()}
         for index in range(len(self._words) // RECORD_WORDS):
-            at = index * RECORD_WORDS + DATAGRAM_PATH
-            if self._words[at] and not self._paths.of(handles.get(index, 0)):
-                self._words[at] = 0
+            known = sessions.get(index)
+            if known is not None:
+                self._show(known, bool(self._paths.of(known.peer_handle)))
+            elif self._words[index * RECORD_WORDS + DATAGRAM_PATH]:
+                self._words[index * RECORD_WORDS + DATAGRAM_PATH] = 0
 
     def senders_of(self, session: Session) -> dict[int, Sender]:
         return self._peers[session.peer_handle].senders
@@ -161,32 +191,46 @@ class Control:
             RememberedPaths(self._memory.addresses_of(session.peer)),
             self._is_client and session.peer == SERVER,
         )
+        known_paths = list(peer.remembered) if was_here else []
+        peer.left = {(each.kind, each.remote_lane): each for each in known_paths if each.kind is Kind.FAKE_TCP}
         if peer.is_server:
-            self._begin_path_to_server(peer, now)
+            peer.turns = {kind: Turn((kind, 0) in peer.left) for kind in self._sockets}
+            self._take_turns(peer, now)
         elif self._is_client:
             self._begin_search(peer, now)
-        for known in list(peer.remembered) if was_here else ():
-            self._resume(peer, known, now)
-        for control in peer.controls.values():
+        for known in known_paths:
+            if known.kind is Kind.UDP and Kind.UDP in self._sockets:
+                self._resume(peer, known, now)
+        for control in list(peer.controls.values()):
             self._tick(peer, control, now, False)
         self._publish(peer, now)
 
-    def _begin_path_to_server(self, peer: _Peer, now: int) -> None:
+    def _take_turns(self, peer: _Peer, now: int) -> None:
+        """A client begins with a kind of datagrams, or ends it, when it is its turn."""
         server = peer.session.server
-        address = self._socket.address_of(*server)
-        if address is None or not server.port:
-            return
-        path = Path(peer.session, 0)
-        way = Way(address, [])
-        peer.controls[0] = PathControl(
-            path, self._setting, self._send, now, (_address_of(server.host, *server[1:]), way)
-        )
+        ports = {Kind.UDP: server.port, Kind.FAKE_TCP: server.fake_tcp_port}
+        before: list[CarrierStatus] = []
+        for kind, lane_socket in self._sockets.items():
+            control, inbound = peer.controls.get((kind, 0)), lane_socket.inbound
+            to = inbound.address_of(server.host, ports[kind], server.scope)
+            if not ports[kind] or to is None:
+                continue
+            if peer.turns[kind].follow(before, now):
+                if control is None:
+                    at = _address_of(server.host, ports[kind], server.scope)
+                    control = self._add_control(peer, kind, 0, now, (at, Way(to, [])))
+                    inbound.begin()
+                before.append(control.carrier.status)
+            elif control is not None:
+                self._remove(peer, control, now)
+                inbound.rest(now)
 
     def _begin_search(self, peer: _Peer, now: int) -> None:
+        udp = self._sockets.get(Kind.UDP)
         places = [
             (_address_of(host, port, 0), Way(address, []))
             for host, port in unpack_places(peer.session.secrets.places)
-            if (address := self._socket.address_of(host, port, 0)) is not None
+            if udp is not None and (address := udp.inbound.address_of(host, port, 0)) is not None
         ]
         peer.candidates = Candidates(places, now)
         self._find_tun()
@@ -199,39 +243,62 @@ class Control:
 
     def _resume(self, peer: _Peer, known: Remembered, now: int) -> None:
         """Go on with a path as a predecessor has left it."""
-        reached = self._socket.address_of(known.host, known.port, known.scope)
+        reached = self._sockets[known.kind].inbound.address_of(known.host, known.port, known.scope)
         address = _address_of(known.host, known.port, known.scope)
         if peer.is_server:
-            control = peer.controls.get(0)
+            control = peer.controls.get((known.kind, 0))
             if control is None or control.address != address:
                 return  # the server has another address now
         else:
-            control = self._add_control(peer, known.remote_lane, now)
+            control = self._add_control(peer, known.kind, known.remote_lane, now)
         if reached is not None:
             control.resume(address, Way(reached, [known.ancillary] if known.ancillary else []), known.segment_most, now)
 
-    def _add_control(self, peer: _Peer, lane: int, now: int) -> PathControl:
-        is_partner = peer.candidates is not None
-        control = peer.controls[lane] = PathControl(
-            *(Path(peer.session, lane), "auto" if is_partner else self._setting, self._send, now),
-            is_to_partner=is_partner,
+    def _add_control(
+        self, peer: _Peer, kind: Kind, lane: int, now: int, server: tuple[Address, Way] | None = None
+    ) -> PathControl:
+        lane_socket = self._sockets[kind]
+        inbound = lane_socket.inbound
+        path = Path(peer.session, lane, lane_socket.segments)
+        send = partial(self._send, inbound)
+        control = PathControl(
+            path,
+            "auto" if peer.candidates is not None else self._setting,
+            send,
+            now,
+            server,
+            lane_socket.overhead,
+            inbound.reaches,
+            inbound.doubt,
+            is_to_partner=peer.candidates is not None,
         )
+        peer.controls[kind, lane] = control
         self._publish(peer, now)
         return control
 
+    def _remove(self, peer: _Peer, control: PathControl, now: int) -> None:
+        (place,) = (place for place, each in peer.controls.items() if each is control)
+        del peer.controls[place]
+        self._settle(peer, control.path.remote_lane)
+        if control.path.address is not None:
+            self._leave(peer, control)
+        self._publish(peer, now)
+
     def _end(self, peer: _Peer) -> None:
         for control in peer.controls.values():
-            if control.path.is_open:
-                self._close(peer, control)
+            if control.path.address is not None:
+                self._leave(peer, control)
         del self._peers[peer.session.peer_handle]
-        datagram_status.publish(self._words, peer.session.peer, None)
+        self._words[peer.session.peer * RECORD_WORDS + DATAGRAM_PATH] = 0
+        for words in self._status_words.values():
+            datagram_status.publish(words, peer.session.peer, None)
 
     # -- control datagrams come
 
-    def on_datagram(self, session: Session, datagram: memoryview, now: int) -> None:
-        """It is what the socket has received last, or a part of it."""
+    def on_datagram(self, session: Session, source: InboundSocket, datagram: memoryview, now: int) -> None:
+        """It is what this socket has received last, or a part of it."""
         peer = self._peers[session.peer_handle]
-        if peer.candidates is not None and self._socket.interface == self._tun_index != 0:
+        if peer.candidates is not None and source.interface == self._tun_index != 0:
             self._counters[_THROUGH_TUNNEL] += 1
             return
         size = peer.opener.open(datagram, self._room)
@@ -241,33 +308,35 @@ class Control:
             return
         self._counters[_RECEIVED] += 1
         count = peer.opener.count
-        control = self._control_of(peer, count, now)
+        kind = self._kinds[source]
+        lane = 0 if peer.is_server else count >> NUMBER_BITS & LANES_MAX - 1
+        control = peer.controls.get((kind, lane))
         if control is None:
-            return
-        source = self._socket.source_address()
-        control.heard(source, Way(self._socket.source, self._socket.answer_ancillary()), count, len(datagram), now)
+            if peer.is_server:
+                return
+            control = self._add_control(peer, kind, lane, now)
+        self._note_process(peer, control, count >> NUMBER_BITS + LANE_BITS, now)
+        address, way = source.source_address(), Way(source.source, source.answer_ancillary())
+        came = now - source.waited_ns
+        control.heard(address, way, count, len(datagram), now)
+        known = peer.left.pop((kind, lane), None) if not peer.is_server else None
+        if known is not None and _parts_of(address)[0] == known.host:
+            control.resume(address, way, known.segment_most, now)
         match body:
             case Probe():
-                control.on_probe(body, source, len(datagram), now)
+                control.on_probe(body, address, len(datagram), now)
             case Answer():
                 if peer.candidates is not None and (found := peer.candidates.answered(body.challenge)):
                     control.lead_to(*found, now)
-                control.on_answer(body, now, now - self._socket.waited_ns)
+                control.on_answer(body, now, came)
             case Report():
-                self._on_report(control, body, now)
+                self._on_report(peer.open_to(lane) or control, body, now, came)
+        for earlier in peer.of_lane(lane)[: peer.of_lane(lane).index(control)]:
+            earlier.carrier.doubt()  # the other end has a reason to use another kind
         self._tick(peer, control, now, False)
 
-    def _control_of(self, peer: _Peer, count: int, now: int) -> PathControl | None:
-        """The control of the path by which a datagram with this count has come."""
-        process = count >> NUMBER_BITS + LANE_BITS
-        lane = 0 if peer.is_server else count >> NUMBER_BITS & LANES_MAX - 1
-        control = peer.controls.get(lane)
-        if control is None:
-            if peer.is_server:
-                return None
-            control = self._add_control(peer, lane, now)
-        if process > control.process:
-            control.process = process
+    def _note_process(self, peer: _Peer, control: PathControl, process: int, now: int) -> None:
+        """A process of the peer has sent a control datagram by this path."""
         number = process % SENDERS
         found = peer.senders.get(number)
         if found is None:
@@ -276,9 +345,8 @@ class Control:
             peer.senders[number] = Sender(control, ArrivalCounts(number), peer.session, heard_ns=now)
         elif found.control is not control:
             found.control = control
-        return control
 
-    def _on_report(self, control: PathControl, report: Report, now: int) -> None:
+    def _on_report(self, control: PathControl, report: Report, now: int, came: int) -> None:
         path = control.path
         if report.counts.sender != self._process % SENDERS:
             return  # of a predecessor
@@ -287,7 +355,7 @@ class Control:
         if is_news:
             path.reported = report.counts.highest
         control.on_report(is_news, now)
-        path.reports.append((now - self._socket.waited_ns, report))
+        path.reports.append((came, report))
         self._kick()
 
     # -- the clock
@@ -299,7 +367,10 @@ class Control:
         is_turn_of_all = now >= self._next_tick
         if is_turn_of_all:
             self._next_tick = now + TICK_NS
+        self._follow_flows(now)
         for peer in self._peers.values():
+            if is_turn_of_all and peer.is_server:
+                self._take_turns(peer, now)
             if is_turn_of_all and peer.candidates is not None:
                 self._search(peer, peer.candidates, now)
             for control in list(peer.controls.values()):
@@ -311,7 +382,7 @@ class Control:
         self._find_tun()
         if all(control.address is None for control in peer.controls.values()):
             for body, way in candidates.probes(now):
-                self._send_to(peer, body, way)
+                self._send_to(self._sockets[Kind.UDP].inbound, peer, body, way)
 
     def _doubt_server(self) -> None:
         """A NAT may have forgotten all that it knew, and packets for a partner go by the server now."""
@@ -319,33 +390,58 @@ class Control:
             for control in peer.controls.values() if peer.is_server else ():
                 control.carrier.doubt()
 
+    def _follow_flows(self, now: int) -> None:
+        """A client has opened another flow: the server hears of it before it has to send by it."""
+        for kind, lane_socket in self._sockets.items():
+            opened = lane_socket.inbound.opened
+            if opened == self._flows_seen[kind] or not self._is_client:
+                continue
+            self._flows_seen[kind] = opened
+            for peer in [each for each in self._peers.values() if each.is_server]:
+                control, known = peer.controls.get((kind, 0)), peer.left.pop((kind, 0), None)
+                if control is None or control.address is None or control.way is None:
+                    continue
+                if known is not None and _parts_of(control.address) == (known.host, known.port, known.scope):
+                    control.resume(control.address, control.way, known.segment_most, now)
+                else:
+                    control.show(now)
+                self._tick(peer, control, now, False)
+
     def _tick(self, peer: _Peer, control: PathControl, now: int, has_read_all: bool) -> None:
         before = control.carrier.status
         control.tick(now, has_read_all)
         status = control.carrier.status
         if status.state is State.DARK and control.path.is_open:
             control.doubt_size(now)
-        changed = self._settle(peer, control) or status != before
         if peer.candidates is not None and status.state is State.DARK and before.state is not State.DARK:
+            self._settle(peer, control.path.remote_lane)
             control.lead_nowhere()
             peer.candidates.begin_anew(now)
             self._doubt_server()
-        if not (control.is_open or peer.is_server) and now - control.heard_ns > FORGET_NS:
-            del peer.controls[control.path.remote_lane]
-            changed = True
-        if changed:
+        is_forgotten = not control.is_open and now - control.heard_ns > FORGET_NS
+        if not peer.is_server and (is_forgotten or not control.is_reached):
+            self._remove(peer, control, now)
+        elif self._settle(peer, control.path.remote_lane) or status != before:
             self._publish(peer, now)
 
     # -- paths open and close
 
-    def _settle(self, peer: _Peer, control: PathControl) -> bool:
-        """Let the others know what has changed; whether anything has."""
+    def _settle(self, peer: _Peer, lane: int) -> bool:
+        """Let the others know which path to a lane is open, and how it is; whether anything has changed."""
+        chosen = peer.open_to(lane)
+        changed = chosen is not None and self._use(peer, chosen)
+        for each in peer.of_lane(lane):
+            if each is not chosen and each.path.address is not None:
+                self._leave(peer, each)
+                changed = True
+        if changed:
+            self._remember(peer)
+            self._kick()
+        return changed
+
+    def _use(self, peer: _Peer, control: PathControl) -> bool:
         path, way = control.path, control.way
-        if not control.is_open or way is None:
-            if not path.is_open:
-                return False
-            self._close(peer, control)
-            return True
+        assert way is not None
         if path.is_open and path.address == way.address and path.segment_most == control.segment_most:
             return False
         path.segment_most = control.segment_most
@@ -355,17 +451,16 @@ class Control:
             self._paths.change()
         else:
             self._paths.open(path)
-            self._words[peer.session.peer * RECORD_WORDS + DATAGRAM_PATH] = path.peer_handle
+            self._show(peer.session, True)
             self._counters[_OPENED] += 1
             LOG.debug("datagrams: the path %s is open", _name_of(control))
-        self._remember(peer)
-        self._kick()
         return True
 
-    def _close(self, peer: _Peer, control: PathControl) -> None:
+    def _leave(self, peer: _Peer, control: PathControl) -> None:
+        """It is open no more."""
         path = control.path
-        if len(self._paths.of(path.peer_handle)) == 1:
-            self._words[peer.session.peer * RECORD_WORDS + DATAGRAM_PATH] = 0
+        if all(each is path for each in self._paths.of(path.peer_handle)):
+            self._show(peer.session, False)
         self._paths.close(path)
         path.address = None
         path.segment_most = 0
@@ -374,44 +469,60 @@ class Control:
         self._kick()
         LOG.debug("datagrams: the path %s is closed: %s", _name_of(control), control.carrier.status.reason)
 
+    def _show(self, session: Session, is_open: bool) -> None:
+        """Let the tun workers know whether blocks for a peer go to this worker."""
+        is_partner = self._is_client and session.peer != SERVER
+        otherwise = 0 if self._setting == "auto" or is_partner else session.peer_handle | DATAGRAM_WAITS
+        self._words[session.peer * RECORD_WORDS + DATAGRAM_PATH] = session.peer_handle if is_open else otherwise
+
     def _publish(self, peer: _Peer, now: int) -> None:
-        """Publish the best of the peer's paths, for observers."""
-        controls = peer.controls.values()
+        """Publish the best of the peer's paths of each kind, for observers."""
+        first = next(iter(self._sockets))
+        for kind in self._sockets:
+            found = self._status_of(peer, kind)
+            if found is None and kind is first and not peer.is_server:
+                found = DatagramStatus(CarrierStatus(State.PROBING, now, UNHEARD))
+            datagram_status.publish(self._status_words[kind], peer.session.peer, found)
+
+    def _status_of(self, peer: _Peer, kind: Kind) -> DatagramStatus | None:
+        controls = [each for (of_kind, _), each in peer.controls.items() if of_kind is kind]
         best = min(controls, key=lambda each: BEST_FIRST.index(each.carrier.status.state), default=None)
         if best is None:
-            found = DatagramStatus(CarrierStatus(State.PROBING, now, UNHEARD))
-        elif best.address is None:
-            found = DatagramStatus(best.carrier.status)
-        else:
-            host, port, _ = _parts_of(best.address)
-            found = DatagramStatus(best.carrier.status, host, port, best.segment_most)
-        datagram_status.publish(self._words, peer.session.peer, found)
+            return None
+        if best.address is None:
+            return DatagramStatus(best.carrier.status)
+        host, port, _ = _parts_of(best.address)
+        return DatagramStatus(best.carrier.status, host, port, best.segment_most)
 
     def _remember(self, peer: _Peer) -> None:
+        is_open = {path.remote_lane: path for path in self._paths.of(peer.session.peer_handle)}
         peer.remembered.replace(
             [
                 Remembered(
-                    path.remote_lane,
-                    path.segment_most,
-                    *_parts_of(cast("Address", peer.controls[path.remote_lane].address)),
-                    path.ancillary[0] if path.ancillary else None,
+                    lane,
+                    each.path.segment_most,
+                    *_parts_of(cast("Address", each.address)),
+                    each.path.ancillary[0] if each.path.ancillary else None,
+                    kind,
                 )
-                for path in self._paths.of(peer.session.peer_handle)
-                if path.remote_lane in peer.controls
+                for (kind, lane), each in peer.controls.items()
+                if is_open.get(lane) is each.path
             ]
         )
 
     # -- control datagrams go out
 
     def send_report(self, sender: Sender, report: Report, now: int) -> bool:
-        return sender.control.send_report(control_datagram.pack_report(report), now)
+        place = sender.kind, sender.control.path.remote_lane
+        control = self._peers[sender.session.peer_handle].controls.get(place, sender.control)
+        return control.send_report(control_datagram.pack_report(report), now)
 
-    def _send(self, path: Path, body: bytes, way: Way) -> int:
-        return self._send_to(self._peers[path.peer_handle], body, way)
+    def _send(self, to: InboundSocket, path: Path, body: bytes, way: Way) -> int:
+        return self._send_to(to, self._peers[path.peer_handle], body, way)
 
-    def _send_to(self, peer: _Peer, body: bytes, way: Way) -> int:
+    def _send_to(self, to: InboundSocket, peer: _Peer, body: bytes, way: Way) -> int:
         size = peer.sealer.seal(body, self._room)
-        error = self._socket.send(self._room[:size], way.address, way.ancillary)
+        error = to.send(self._room[:size], way.address, way.ancillary)
         self._counters[_SENT] += not error
         return error
 

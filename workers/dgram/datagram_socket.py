@@ -46,11 +46,13 @@ class DatagramSocket:
     `waited_ns`, since it came to this machine.
     """
 
+    opened = 0  # flows: it has none
+
     def __init__(self, fd: int) -> None:
-        self._socket = socket.socket(fileno=fd)
-        self._socket.setblocking(False)
-        self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-        self.family = self._socket.family
+        self.socket = socket.socket(fileno=fd)
+        self.socket.setblocking(False)
+        self.socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        self.family = self.socket.family
         self.memory = memoryview(bytearray(MEMORY_BYTES))
         self._into = [self.memory]
         self._local: tuple[int, bytes] | None = None
@@ -60,12 +62,12 @@ class DatagramSocket:
         self.waited_ns = 0
 
     def fileno(self) -> int:
-        return self._socket.fileno()
+        return self.socket.fileno()
 
     def receive(self) -> bool:
         """False if nothing is there, or if the network has only told an error."""
         try:
-            size, ancillary, flags, self.source = self._socket.recvmsg_into(self._into, _ANCILLARY_BYTES)
+            size, ancillary, flags, self.source = self.socket.recvmsg_into(self._into, _ANCILLARY_BYTES)
         except OSError as error:
             self.size = 0
             return error.errno not in (errno.EAGAIN, errno.ENOMEM)  # an error of a route or a host: there may be more
@@ -122,10 +124,21 @@ class DatagramSocket:
     def send(self, datagram: memoryview, address: tuple[Any, ...], ancillary: Ancillary) -> int:
         """0, or the error."""
         try:
-            self._socket.sendmsg([datagram], ancillary, 0, address)
+            self.socket.sendmsg([datagram], ancillary, 0, address)
         except OSError as error:
             return error.errno or errno.EIO
         return 0
 
+    def reaches(self, address: tuple[Any, ...]) -> bool:
+        return True
+
+    def begin(self) -> None: ...
+
+    def rest(self, now: int) -> None: ...
+
+    def doubt(self) -> None: ...
+
+    def tick(self, now: int) -> None: ...
+
     def close(self) -> None:
-        self._socket.close()
+        self.socket.close()

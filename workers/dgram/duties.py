@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from pipeline.runtime.plan import WorkerFds
 from pipeline.runtime.worker import Attachment, Duty
+from workers.dgram.lane_sockets import lane_sockets
 from workers.dgram.path import Paths
 from workers.dgram.receiver import Receiver
 from workers.dgram.sender import Sender
 
 
 def duties(attachment: Attachment, fds: WorkerFds) -> list[Duty]:
-    """`fds.datagrams` is the UDP socket of the lane, and `fds.datagram_memory` what its paths outlive a worker in."""
+    """`fds` has the sockets of the lane (`workers.dgram.lane_sockets`), and what its paths outlive a worker in."""
     paths = Paths()
-    return [Sender(attachment, paths, fds), Receiver(attachment, paths, fds)]
+    return [Sender(attachment, paths), Receiver(attachment, paths, lane_sockets(attachment, fds), fds)]

@@ -79,6 +79,10 @@ class KeptBlock:
         """Rows with data."""
         return 1 if self.train is None else self.train.cut.parts * self.train.cut.n
 
+    @property
+    def has_parity(self) -> bool:
+        return self.train is not None and self.train.cut.m > 0
+
     def block(self) -> bytes:
         return self.row if self.train is None else self.train.block()
 
@@ -127,21 +131,29 @@ class KeptBlocks:
             if of_stream:
                 complete = int.from_bytes(bits, "little")
                 listed = [each for each in report.incomplete if each.position == position]
-                ahead = max([complete.bit_length(), *(_ahead(each.block, turn) for each in listed)])
-                if len(report.incomplete) == INCOMPLETE_MOST:
-                    ahead = -1  # others may be left out
-                for kept in self._left_of(of_stream, turn, complete, highest):
-                    self._find_lacking(kept, listed, _ahead(kept.number, turn) < ahead)
+                places = [_ahead(each.block, turn) for each in listed]
+                if len(report.incomplete) == INCOMPLETE_MOST:  # others may be left out, before them and behind
+                    first, last = min(places, default=0), max(places, default=0)
+                else:
+                    first, last = 0, max([complete.bit_length(), *places])
+                for kept in self._left_of(of_stream, turn, complete, highest, {each.block for each in listed}):
+                    self._find_lacking(kept, listed, first <= _ahead(kept.number, turn) < last)
                     if kept.lacking and kept.sent_ns <= until:
                         found.append((kept, kept.lacking))
         return found
 
-    def _left_of(self, of_stream: dict[int, KeptBlock], turn: int, complete: int, highest: int) -> list[KeptBlock]:
-        """Keep no block of a stream that is complete or given up. Of the others, those that have gone out whole."""
+    def _left_of(
+        self, of_stream: dict[int, KeptBlock], turn: int, complete: int, highest: int, lacking: set[int]
+    ) -> list[KeptBlock]:
+        """Keep no block of a stream that is complete or given up. Of the others, those that have gone out whole.
+
+        No block waits for a light one. So one that has been passed by is given up only if it is not `lacking` rows.
+        """
         left = []
         for number, kept in list(of_stream.items()):
             ahead = _ahead(number, turn)
-            if ahead < 0 or (ahead and complete >> ahead - 1 & 1):
+            is_behind = ahead < 0 and not (kept.is_light and number in lacking)
+            if is_behind or (ahead > 0 and complete >> ahead - 1 & 1):
                 self._release(of_stream, kept)
             elif kept.last <= highest:
                 if not kept.is_repeated:

@@ -6,8 +6,11 @@
     send           some bursts, as far as pace and window let them go
     go_dark        the path is closed: all blocks that were not reported
 
-The order, each burst anew: light blocks, lost rows, bulk. So a light block is never behind a train
-that pauses. Light blocks wait for no pace, and only for twice the window. All are charged: bulk goes the later.
+The order, each burst anew: light blocks, lost rows, bulk. So a light block is never behind a train that pauses. Light
+blocks wait for no pace, and only for twice the window. All are charged: bulk goes the later.
+
+A row that was lost may go several times, apart in time as copies are. Light blocks have one copy at least, as far as a
+budget pays for it: then the first loss of a path delays none.
 
 The pace is credit by time. A burst has BURST_NS of it at most. Credit of up to LATE_NS is kept, since a sleep of some
 60 us ends late, and on a busy machine later still. Beyond, it is this end that is slow, and the rate of the path has
@@ -29,12 +32,13 @@ from pipeline.datagram.cut import Cut
 from pipeline.datagram.segment import HEADER_BYTES
 from pipeline.datagram.segmenter import Segmenter
 from pipeline.fec.buffer_pool import BufferPool
+from pipeline.policy.copy_budget import CopyBudget
 from pipeline.policy.datagram_rate import REPORT_NS
 from pipeline.policy.path_mtu import BASE
 from workers.dgram.kept_blocks import NOT_SENT, KeptBlock, KeptBlocks
-from workers.dgram.path import Path
+from workers.dgram.path import Path, Pieces
 from workers.dgram.path_feedback import PathFeedback
-from workers.dgram.segment_socket import FULL, SEGMENTS_MOST, TOO_BIG, Pieces, SegmentSocket
+from workers.dgram.segment_socket import FULL, SEGMENTS_MOST, TOO_BIG
 from workers.dgram.unsent import Header, RowsAgain, SingleRow, TrainGroup, Unsent
 
 MS = 1_000_000
@@ -51,6 +55,7 @@ FULL_NS = MS // 2  # until the kernel is asked again that has no room
 REFUSED_NS = 10 * MS  # and one that has refused a burst
 TICK_NS = 10 * MS
 TAIL_MOST_NS = SECOND
+MUCH_LOST = 0.1  # a policer lets bursts through, so the rate seems to be higher than it is
 COPIES_WAIT_MOST = 262_144  # bytes of copies
 
 _SEGMENTS = ID["dgram.segments_sent"]
@@ -70,7 +75,6 @@ class OutboundPath:
         path: Path,
         segmenter: Segmenter,
         memory: BufferPool,
-        socket: SegmentSocket,
         counters: memoryview,
         now: int,
     ) -> None:
@@ -79,7 +83,7 @@ class OutboundPath:
         self.more = False
         self._plan = self.feedback.plan
         self._memory = memory
-        self._socket = socket
+        self._socket = path.segments
         self._counters = counters
         self._header = Header(segmenter, path.session.send_token, path.session.send_mask(SEGMENTS_MOST))
         self._kept = KeptBlocks(self._on_done)
@@ -89,10 +93,13 @@ class OutboundPath:
         self._bulk_bytes = 0
         self._copies: list[tuple[int, int, SingleRow]] = []  # a heap: due, number in their order, copy
         self._copies_bytes = self._copies_added = 0
+        self._budget = CopyBudget(0, 0, now)
+        self._later: deque[tuple[int, Unsent]] = deque()  # due: lost rows that go once more
         self._segment_most = path.segment_most
         self._now = now
         self._next_at = now  # when the pace lets bulk go
         self._pause_until = 0  # the kernel takes nothing
+        self._had_bulk = False  # since is_limit was asked
         self._is_held = False  # the window was full since the last burst
         self._tail_ns = 0  # how long the tail waits, after it went out again; 0: it did not
         self._next_tick = now
@@ -116,6 +123,11 @@ class OutboundPath:
     def is_usable(self) -> bool:
         return self._segment_most > 0 and self.path.is_open
 
+    def is_limit(self) -> bool:
+        """Whether the path is what limits bulk now: some waits here, or much of what was sent lately is lost."""
+        had_bulk, self._had_bulk = self._had_bulk, False
+        return self.more or bool(self._bulk) or (had_bulk and self._plan.loss.loss >= MUCH_LOST)
+
     @property
     def takes_light(self) -> bool:
         return self.is_usable and len(self._light) < LIGHT_MOST
@@ -125,13 +137,16 @@ class OutboundPath:
         size = len(sealed)
         row_most = self._segment_most - HEADER_BYTES
         light = bool(stream & 1)
+        if not light:
+            self._plan.bulk += size
+            self._had_bulk = True
         if size <= row_most:
             kept = KeptBlock(stream, number, epoch, size, row=bytes(sealed))
-            copies = self._plan.copies if light else 0
+            copies = (self._plan.copies or self._pay_copy(size, now)) if light else 0
             unsent: Unsent = SingleRow(self._header, kept, copies)
             self._add_copies(kept, copies, now)
         else:
-            cut, spread = self._plan.cut(size, row_most)
+            cut, spread = self._plan.cut(size, row_most, light)
             segment_bytes = HEADER_BYTES + cut.row_bytes
             memory = self._memory.acquire(cut.segments * segment_bytes)
             if memory is None:
@@ -154,6 +169,12 @@ class OutboundPath:
             self._bulk.append(unsent)
             self._bulk_bytes += unsent.left * unsent.segment_bytes
         return True
+
+    def _pay_copy(self, size: int, now: int) -> int:
+        """Copies of a light block while the path seems to lose nothing."""
+        if self._budget.is_due(now):
+            self._budget.refill(self.feedback.sent, 0, now)
+        return 1 if self._budget.pay(size, now) else 0
 
     def _add_copies(self, kept: KeptBlock, copies: int, now: int) -> None:
         for number in range(1, copies + 1):
@@ -194,6 +215,9 @@ class OutboundPath:
             if self._plan.repeats:
                 for kept, rows in lost:
                     self._send_again(kept, rows)
+        if feedback.is_size_doubted:
+            feedback.is_size_doubted = False
+            path.too_big = True
         if path.segment_most != self._segment_most:
             self._follow_size(now)
         if now >= self._next_tick:
@@ -203,10 +227,11 @@ class OutboundPath:
             self._look_at_tail(now)
 
     def _send_again(self, kept: KeptBlock, rows: list[int]) -> None:
+        times = 1 if kept.has_parity else self._plan.times(kept.rows)
         if kept.train is None:
-            self._again.append(SingleRow(self._header, kept, 0, is_first=False))
+            self._again.append(SingleRow(self._header, kept, 0, is_first=False, times=times))
         else:
-            self._again.append(RowsAgain(self._header, kept, kept.train, rows))
+            self._again.append(RowsAgain(self._header, kept, kept.train, rows, times))
 
     def _look_at_tail(self, now: int) -> None:
         """Send something once more of what was sent last, if nothing else goes and nothing is heard."""
@@ -241,6 +266,8 @@ class OutboundPath:
             self._copies_bytes -= copy.kept.size
             if not copy.kept.is_done:
                 self._light.append(copy)
+        while self._later and self._later[0][0] <= now:
+            self._again.append(self._later.popleft()[1])
         if not (self._light or self._again or self._bulk) or not self.is_usable or now < self._pause_until:
             return False
         rate = self.feedback.rate
@@ -317,7 +344,9 @@ class OutboundPath:
             if unsent.left:
                 return
             queue.popleft()
-            if isinstance(unsent, TrainGroup):
+            if unsent.begin_again():
+                self._later.append((now + self._plan.spacing_ns, unsent))
+            elif isinstance(unsent, TrainGroup):
                 self._counters[_BLOCKS] += len(unsent.blocks)
                 self._counters[_PARITY] += len(unsent.blocks) * unsent.cut.parts * unsent.cut.m
                 for kept in unsent.blocks:
@@ -338,6 +367,8 @@ class OutboundPath:
     def due(self) -> int:
         """When (CLOCK_MONOTONIC ns) something may go; 0: nothing does before something comes."""
         due = self._copies[0][0] if self._copies else 0
+        if self._later:
+            due = min(due, self._later[0][0]) if due else self._later[0][0]
         if (self._light or self._again or self._bulk) and self.is_usable:
             if self._pause_until > self._now:
                 return self._pause_until
@@ -350,7 +381,7 @@ class OutboundPath:
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits, and all that was sent has been reported, or never will be."""
-        return not (self._light or self._again or self._bulk or self._copies or self._kept)
+        return not (self._light or self._again or self._bulk or self._copies or self._later or self._kept)
 
     def take_counts(self) -> tuple[int, int, int]:
         """Bytes and segments that were sent since the last call, and segments that were lost."""
@@ -375,6 +406,7 @@ class OutboundPath:
         self._again.clear()
         self._bulk.clear()
         self._copies.clear()
+        self._later.clear()
         self._bulk_bytes = self._copies_bytes = 0
         every = self._kept.take_all()
         for kept in every:
@@ -382,6 +414,11 @@ class OutboundPath:
             kept.train = None
             self._free(kept)
         return every
+
+    def use(self, path: Path) -> None:
+        """It goes on by this path to that lane, such as one of another kind of datagrams. Before: go_dark()."""
+        self.path = path
+        self._socket = path.segments
 
     def go_dark(self, now: int) -> list[KeptBlock]:
         """The path is closed. It begins anew when it is opened again."""

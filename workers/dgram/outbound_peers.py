@@ -41,10 +41,10 @@ from pipeline.shm.layout import (
     PEER_INDEX_MASK,
     RECORD_WORDS,
 )
+from workers.dgram.bulk_choice import BulkChoice
 from workers.dgram.outbound_path import OutboundPath
 from workers.dgram.path import Paths, TakenBack
 from workers.dgram.returned_blocks import ReturnedBlocks
-from workers.dgram.segment_socket import SegmentSocket
 
 MEMORY_MOST = 64 << 20  # bytes of all trains of a worker
 TRIM_NS = 10_000_000_000  # without a train, until memory goes back to the system
@@ -58,6 +58,10 @@ ROUTES_MOST = 256  # streams of a peer that are remembered
 _RETURNED = ID["dgram.blocks_returned"]
 _DROPPED_NO_PATH = ID["dgram.dropped_no_path"]
 _DROPPED_FULL = ID["dgram.dropped_peer_full"]
+
+
+RESUMED_SHARE = 0.8
+"""Of the pace of a predecessor: it may have been looking for a higher rate (UP of pipeline.policy.datagram_rate)."""
 
 
 class Waiting(NamedTuple):
@@ -87,7 +91,7 @@ class OutboundPeer:
 class OutboundPeers:
     """`paths`: all on which something was sent. One that is closed stays while its session lasts: sequences go on."""
 
-    def __init__(self, attachment: Attachment, paths: Paths, socket: SegmentSocket, now: int) -> None:
+    def __init__(self, attachment: Attachment, paths: Paths, now: int) -> None:
         settings = attachment.settings
         self._table = attachment.peer_table
         self._words = attachment.peer_table.datagrams_out[attachment.worker.lane]
@@ -96,9 +100,13 @@ class OutboundPeers:
         self._hold_ns = int(settings.hold * 1e9)
         self._is_client = attachment.plan.mode == "client"
         self._returned = ReturnedBlocks(attachment) if settings.carrier == "auto" else None
+        self._left = {
+            at: (self._words[at + DATAGRAM_RATE], 1000 * self._words[at + DATAGRAM_ROUND_TRIP])
+            for at in range(0, len(self._words), RECORD_WORDS)
+        }  # pace and round trip of the process before
+        self._choice = BulkChoice(self._table, self._words)
         self._open = paths
         self._version = -1
-        self._socket = socket
         self._segmenter = Segmenter(Codec(), attachment.process, PARTS_MAX * (DATA_SHARDS_MAX + PARITY_SHARDS_MAX))
         self._memory = BufferPool(MEMORY_MOST)
         self._used_at = now
@@ -116,8 +124,7 @@ class OutboundPeers:
         self._version = self._open.version
         for (peer_handle, lane), outbound in self.paths.items():
             path = next((each for each in self._open.of(peer_handle) if each.remote_lane == lane), None)
-            if path is not None:
-                outbound.path = path
+            if path is outbound.path:
                 continue
             self._busy.pop(outbound, None)
             peer = self._peer(peer_handle)
@@ -127,6 +134,8 @@ class OutboundPeers:
             peer.size += sum(len(each.sealed) for each in taken)
             if taken:
                 self._waiting[peer] = None
+            if path is not None:
+                outbound.use(path)
         for peer in self._by_handle.values():
             peer.routes.clear()
         self._busy.update(dict.fromkeys(self._open_paths()))  # a path may carry segments of another size
@@ -153,8 +162,11 @@ class OutboundPeers:
             key = peer.peer_handle, path.remote_lane
             found = self.paths.get(key)
             if found is None:
-                found = OutboundPath(path, self._segmenter, self._memory, self._socket, self._counters, now)
+                found = OutboundPath(path, self._segmenter, self._memory, self._counters, now)
                 self.paths[key] = found
+                pace, round_trip = self._left.get(peer.record_at, (0, 0))
+                if path.is_resumed and pace and round_trip:
+                    found.feedback.resume(int(RESUMED_SHARE * pace / len(paths)), round_trip, now)
         if len(peer.routes) >= ROUTES_MOST:
             peer.routes.clear()
         peer.routes[stream] = found
@@ -285,8 +297,11 @@ class OutboundPeers:
             self._count(path)
             if not path.path.is_open and not self._is_current(key[0]):
                 del self.paths[key]
+        limited: dict[int, bool] = {}
         for path in self._open_paths():
-            at = (path.path.peer_handle & PEER_INDEX_MASK) * RECORD_WORDS
+            handle = path.path.peer_handle
+            limited[handle] = path.is_limit() or limited.get(handle, False)
+            at = (handle & PEER_INDEX_MASK) * RECORD_WORDS
             pace[at] = pace.get(at, 0) + int(path.feedback.rate.pacing_rate)
             self._words[at + DATAGRAM_ROUND_TRIP] = path.feedback.smoothed // 1000
             cut = path.cut_of(FULL_BLOCK)
@@ -297,6 +312,8 @@ class OutboundPeers:
                 self._drop(peer, len(peer.light) + len(peer.bulk), _DROPPED_NO_PATH)
                 del self._by_handle[peer_handle]
                 self._waiting.pop(peer, None)
+        if self._returned is not None:
+            self._choice.update(limited, now)
         if self._memory.used:
             self._used_at = now
         elif self._memory.kept and now - self._used_at > TRIM_NS:

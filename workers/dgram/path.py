@@ -7,13 +7,14 @@ Each attribute has one duty that writes it; the other one reads. There are no lo
 new. Two flags are set by the outbound duty, and cleared by the inbound one when it has seen them.
 
 A client has one path in each worker: from its lane's port to the server's. A server's worker has a path to each lane of
-a client whose datagrams the kernel gives it.
+a client whose datagrams the kernel gives it. There may be another path to that lane, by another kind of datagrams: one
+of them is open at a time.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from pipeline.wire.control_datagram import Report
 from workers.dgram.sessions import Session
@@ -27,16 +28,29 @@ Reports = deque[tuple[int, Report]]
 Ancillary = list[tuple[int, int, bytes]]
 
 
+Pieces = list[memoryview | bytes]
+
+
+class SegmentSender(Protocol):
+    """Sends segments by one kind of datagrams; the outbound duty's. See workers.dgram.segment_socket."""
+
+    def most(self, segment_bytes: int) -> int: ...
+
+    def send(self, pieces: Pieces, segment_bytes: int, count: int, path: Path) -> int: ...
+
+
 class Path:
-    """One way to one lane of a peer."""
+    """One way to one lane of a peer. `segments`: sends on it."""
 
     __slots__ = (
-        "address", "ancillary", "doubted", "is_open", "outstanding_since", "peer_handle", "probed_round_trip",
-        "remote_lane", "reported", "reports", "round_trip", "segment_most", "sent_ns", "session", "too_big",
+        "address", "ancillary", "doubted", "is_open", "is_resumed", "outstanding_since", "peer_handle",
+        "probed_round_trip", "remote_lane", "reported", "reports", "round_trip", "segment_most", "segments", "sent_ns",
+        "session", "too_big",
     )  # fmt: skip
 
-    def __init__(self, session: Session, remote_lane: int) -> None:
+    def __init__(self, session: Session, remote_lane: int, segments: SegmentSender) -> None:
         self.session = session
+        self.segments = segments
         self.peer_handle = session.peer_handle
         self.remote_lane = remote_lane
 
@@ -45,6 +59,7 @@ class Path:
         self.ancillary: Ancillary = []  # of sendmsg: the address that it goes out from
         self.segment_most = 0  # bytes of UDP payload; 0: nothing may go
         self.is_open = False
+        self.is_resumed = False  # it was open in the process before this one
         self.reported: int | None = None  # the latest sequence of which anything was reported, modulo 2^32
         self.probed_round_trip = 0  # ns, of the latest probe; 0: not known
         self.reports: Reports = deque(maxlen=REPORTS_KEPT)  # the outbound duty pops
@@ -55,7 +70,7 @@ class Path:
         self.sent_ns = 0  # when it has sent last
 
         # set by the outbound duty
-        self.too_big = False  # the interface refused a segment for its size
+        self.too_big = False  # the interface refused a segment for its size, or none of that size arrives
         self.doubted = False  # the kernel says that nothing gets there
 
 
@@ -83,8 +98,14 @@ class Paths:
         return self._open.get(peer_handle, ())
 
     def open(self, path: Path) -> None:
+        """It takes the place of another one to that lane."""
         path.is_open = True
-        others = [each for each in self.of(path.peer_handle) if each is not path]
+        others = []
+        for each in self.of(path.peer_handle):
+            if each.remote_lane != path.remote_lane:
+                others.append(each)
+            elif each is not path:
+                each.is_open = False
         self._open[path.peer_handle] = tuple(sorted([*others, path], key=lambda each: each.remote_lane))
         self.version += 1
 

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import errno
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from os import urandom
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pipeline.policy.carrier import Carrier, Setting, State
 from pipeline.policy.nat_keepalive import SECOND, NatKeepalive
@@ -59,10 +60,9 @@ class _Asked(NamedTuple):
 
 
 class PathControl:
-    """`server`: a client's, and the way there; None: the path has to be found. `is_to_partner`: see docs/direct.md.
-    `process`: of the other end."""
-
-    process = -1
+    """`server`: of a client; None: the way has to be found. `overhead`: bytes of headers in front of a datagram, by
+    version of IP. `reaches`: whether datagrams can be sent to an address at all now. `doubt`: lets the socket know that
+    nothing gets through. `is_to_partner`: see docs/direct.md."""
 
     def __init__(
         self,
@@ -71,12 +71,18 @@ class PathControl:
         send: Sender,
         now: int,
         server: tuple[Address, Way] | None = None,
+        overhead: Mapping[int, int] = OVERHEAD,
+        reaches: Callable[[tuple[Any, ...]], bool] = lambda address: True,
+        doubt: Callable[[], None] = lambda: None,
         is_to_partner: bool = False,
     ) -> None:
         self.path = path
         self.carrier = Carrier(setting, True, now)
         self.heard_ns = now
         self._send_to = send
+        self._overhead = overhead
+        self._reaches = reaches
+        self._doubt = doubt
         self._return = ReturnAddress()
         self._ways: dict[Address, Way] = {}
         self._is_client = server is not None
@@ -109,6 +115,12 @@ class PathControl:
         return self.carrier.status.state is State.OPEN and self._mtu.size > 0 and self.way is not None
 
     @property
+    def is_reached(self) -> bool:
+        """Whether datagrams can be sent on its way now."""
+        way = self.way
+        return way is None or self._reaches(way.address)
+
+    @property
     def _round_trip(self) -> int:
         return self.path.round_trip or self.path.probed_round_trip
 
@@ -118,13 +130,19 @@ class PathControl:
         Probes find out whether that holds. They also tell the other end from which process segments come now: it
         reports those of no other.
         """
+        self.path.is_resumed = True
         self._lead_to(address, way)
         self.carrier.due(now)
-        for _ in range(RESUMING_PROBES):
-            self._probe(BASE, address, now)
         self.carrier.answered(now)
-        self.carrier.doubt()
         self._mtu.answered(size, now)
+        self.show(now)
+
+    def show(self, now: int) -> None:
+        """Let the other end see at once which process sends, and from where."""
+        if self._return.address is not None:
+            for _ in range(RESUMING_PROBES):
+                self._probe(BASE, self._return.address, now)
+            self.carrier.doubt()
 
     def lead_to(self, address: Address, way: Way, now: int) -> None:
         """A partner is there: a probe of BASE bytes has been answered. Unless the path leads anywhere already."""
@@ -141,7 +159,7 @@ class PathControl:
     def _lead_to(self, address: Address, way: Way) -> None:
         self._return.address = address
         self._ways[address] = way
-        self._mtu = PathMtu(_most(address))
+        self._mtu = PathMtu(self._most(address))
 
     # -- control datagrams come
 
@@ -195,7 +213,7 @@ class PathControl:
         """The path leads elsewhere. An address is proved by BASE bytes at least, and nothing more is known of it."""
         address = self._return.address
         if change is Change.HOST and address is not None:
-            self._mtu = PathMtu(_most(address))
+            self._mtu = PathMtu(self._most(address))
             self._mtu.answered(BASE, now)
 
     # -- the clock
@@ -210,8 +228,9 @@ class PathControl:
         if path.doubted:
             path.doubted = False
             carrier.doubt()
-        if has_read_all:
-            carrier.update(path.outstanding_since, now, rtt)
+        carrier.update(path.outstanding_since, now, rtt, has_read_all)
+        if carrier.status.state is State.DARK:
+            self._doubt()
         if self._late is not None and now >= self._late[0]:
             _, body, way = self._late
             self._late = None
@@ -219,7 +238,7 @@ class PathControl:
         asked = self._return.challenge(BASE, now, rtt) if not self._is_client else None
         if asked is not None:
             self._probe(BASE, asked, now)
-        if self._return.address is not None:
+        if self._return.address is not None and self.is_reached:
             self._probe_size_and_carrier(self._return.address, now, rtt)
             if self._nat is not None and carrier.status.state is State.OPEN:
                 self._keep_alive(self._nat, self._return.address, now, rtt)
@@ -288,7 +307,6 @@ class PathControl:
         if error not in (errno.EAGAIN, errno.ENOBUFS, errno.EMSGSIZE):
             self.carrier.doubt()
 
-
-def _most(address: Address) -> int:
-    """The largest UDP payload that is tried."""
-    return INTERFACE_MOST - OVERHEAD[6 if ":" in address.host else 4]
+    def _most(self, address: Address) -> int:
+        """The largest payload of a datagram that is tried."""
+        return INTERFACE_MOST - self._overhead[6 if ":" in address.host else 4]

@@ -19,9 +19,10 @@ Pure; owned by the outbound duty.
 
 from __future__ import annotations
 
-from pipeline.policy.datagram_rate import RateControl
+from pipeline.policy.datagram_rate import STARTUP, RateControl
 from pipeline.wire.control_datagram import Counts
 from workers.dgram.cut_plan import CutPlan, growth
+from workers.dgram.large_segments import LargeSegments
 from workers.dgram.sent_log import SentLog
 
 MS = 1_000_000
@@ -33,7 +34,10 @@ _MASK = (1 << 32) - 1
 
 
 class PathFeedback:
-    """`sequence`: of the next segment. `sent`: bytes, `lost`: segments, ever. `smoothed`: round trip; 0: not known."""
+    """`sequence`: of the next segment. `sent`: bytes, `lost`: segments, ever. `smoothed`: round trip; 0: not known.
+
+    `is_size_doubted`: no large segment arrives, and small ones do. The caller clears it.
+    """
 
     def __init__(self, now: int) -> None:
         self.plan = CutPlan()
@@ -53,11 +57,19 @@ class PathFeedback:
         self.lost_until = 0
         self._first, self._sent_before, self._lost_before = self.sequence, self.sent, self.lost
         self._log = SentLog(now, self.sequence - 1)
+        self._large = LargeSegments(now, self.sequence - 1)
+        self.is_size_doubted = False
         self._is_new = True  # no report has come
         self._marked = 0
+        self._missing = 0  # segments, of those that have passed
         self._passed = 0  # bytes
         self._received = 0.0  # bytes
         self._mean = 0.0  # bytes of a segment
+
+    def resume(self, pace: int, round_trip: int, now: int) -> None:
+        """Go on as the process before: it sent so many bytes a second. Its path is as good as new otherwise."""
+        self.rate.resume(pace, round_trip, now)
+        self.smoothed = round_trip
 
     @property
     def patience_ns(self) -> int:
@@ -73,6 +85,7 @@ class PathFeedback:
         self.sent += size
         sent = self.sent - self._sent_before
         self._log.add(self.sequence - 1, sent, now)
+        self._large.on_sent(self.sequence - 1, count, size, now)
         self.rate.on_sent(now, sent, self.sequence - self._first - 1, emptied)
 
     def take(self, counts: Counts, now: int) -> bool:
@@ -89,11 +102,14 @@ class PathFeedback:
         passed = self._log.pass_by(highest)
         self._mean = (passed - self._passed) / segments
         self.highest, self._passed = highest, passed
+        self._missing += segments - received
+        self.is_size_doubted |= self._large.take(highest, segments - received, now)
         self._received = min(passed, self._received + received * self._mean)
         round_trip = max(1, now - hold - self._log.passed_ns)
         self.smoothed += (round_trip - self.smoothed) // SMOOTHED if self.smoothed else round_trip
         lost = max(0, self.lost - self._lost_before)
-        self.rate.on_report(now, int(self._received), highest - self._first, hold, self._marked, lost)
+        received = int(self._received)
+        self.rate.on_report(now, received, highest - self._first, hold, self._marked, lost, self._missing)
         self.lost_until = self._log.passed_ns + hold - self.patience_ns
         return True
 
@@ -117,7 +133,9 @@ class PathFeedback:
 
     def tick(self, segment_bytes: int, now: int) -> None:
         self.rate.on_tick(now)
-        self.plan.update(now, self.rate.pacing_rate, segment_bytes, self.smoothed)
+        rate = self.rate
+        known = 0.0 if rate.phase == STARTUP else rate.rate
+        self.plan.update(now, rate.pacing_rate, segment_bytes, self.smoothed, known)
         if now - self._impatient_at > PATIENCE_KEPT_NS:
             self._impatient_at = now
             self._patience_ns //= 2

@@ -17,12 +17,15 @@ from __future__ import annotations
 
 import select
 import time
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.counters import ID
 from pipeline.datagram.segment import TOKEN_BYTES
 from pipeline.fec.codec import Codec
+from pipeline.policy.carrier_order import Kind
 from pipeline.runtime.plan import WorkerFds
 from pipeline.runtime.port import QUIET_NS
 from pipeline.runtime.worker import DONE, MORE, NOTHING, Attachment
@@ -30,7 +33,7 @@ from pipeline.sealing.datagram_memory import DatagramMemory
 from pipeline.shm.datagram_secrets import DatagramSecretTable
 from workers.dgram.arrived_ring import ArrivedRing
 from workers.dgram.control import BUSY_TICK_NS, Control
-from workers.dgram.datagram_socket import DatagramSocket
+from workers.dgram.lane_sockets import InboundSocket, LaneSocket
 from workers.dgram.path import Paths
 from workers.dgram.reception import SEGMENTS_MOST, Reception
 from workers.dgram.reports import Reports
@@ -46,12 +49,20 @@ _UNKNOWN = ID["dgram.dropped_token_unknown"]
 _FULL_WAITS = ID["dgram.ring_full_waits"]
 
 
+class Inlet(NamedTuple):
+    """A socket, and the array of what it has received."""
+
+    kind: Kind
+    socket: InboundSocket
+    content: np.ndarray
+
+
 class Receiver:
     """Stage 0 of the arrived ring. The descriptors are its own from now on."""
 
     name = "inbound"
 
-    def __init__(self, attachment: Attachment, paths: Paths, fds: WorkerFds) -> None:
+    def __init__(self, attachment: Attachment, paths: Paths, sockets: Sequence[LaneSocket], fds: WorkerFds) -> None:
         table = attachment.peer_table
         lane = attachment.worker.lane
         (port,) = attachment.ports(self.name, "arrived")
@@ -64,14 +75,16 @@ class Receiver:
         self._codec = Codec()
         self._secrets = DatagramSecretTable.attach(fds.datagram_secrets, table.capacity)
         self._sessions = Sessions(self._secrets, table.capacity, self._counters)
-        self._socket = DatagramSocket(fds.datagrams)
-        self._bytes = np.frombuffer(self._socket.memory, np.uint8)
+        self._inlets = [
+            Inlet(each.kind, each.inbound, np.frombuffer(each.inbound.memory, np.uint8)) for each in sockets
+        ]
         self._control = Control(
             self._sessions,
             paths,
-            self._socket,
+            sockets,
             DatagramMemory(fds.datagram_memory, table.capacity),
             self._words,
+            {Kind.UDP: self._words, Kind.FAKE_TCP: table.datagrams_fake_tcp[lane]},
             self._counters,
             attachment.settings.carrier,
             attachment.plan.mode == "client",
@@ -84,7 +97,8 @@ class Receiver:
         self._waiting: dict[Reception, None] = {}  # blocks of theirs wait for room, or for others
         self._reports = Reports(self._control)
         self._poll = select.poll()
-        self._poll.register(self._socket.fileno(), select.POLLIN)
+        for inlet in self._inlets:
+            self._poll.register(inlet.socket.fileno(), select.POLLIN)
         self._spins = attachment.settings.idle == "spin"
         self._last_event_ns = self._full_since = 0
         self._tick_at = 0
@@ -113,7 +127,7 @@ class Receiver:
         done = self._deliver(now) + self._take_back()
         reads = 0
         if not self._is_full(now):
-            reads = self._receive()
+            reads = max(map(self._receive, self._inlets), default=0)
         now = time.monotonic_ns()
         self._reports.send(now)
         if now >= self._tick_at:
@@ -127,52 +141,58 @@ class Receiver:
         return True
 
     def close_descriptors(self) -> None:
-        self._socket.close()
+        for inlet in self._inlets:
+            inlet.socket.close()
 
     # -- what comes
 
-    def _receive(self) -> int:
+    def _receive(self, inlet: Inlet) -> int:
         """Receives; READS if there may be more."""
-        receive, socket = self._socket.receive, self._socket
+        socket = inlet.socket
+        receive = socket.receive
         for reads in range(READS):
             if not receive():
                 return reads
             if socket.size:
                 now = self._last_event_ns = time.monotonic_ns()
-                self._take(socket.size, socket.segment_bytes, now)
+                self._take(inlet, socket.size, socket.segment_bytes, now)
         return READS
 
-    def _take(self, size: int, segment_bytes: int, now: int) -> None:
+    def _take(self, inlet: Inlet, size: int, segment_bytes: int, now: int) -> None:
         """Take what one receive has brought."""
-        memory = self._socket.memory
+        kind, socket, content = inlet
+        memory = socket.memory
         whole = size // segment_bytes
         if 1 < whole <= SEGMENTS_MOST:
             end = whole * segment_bytes
-            tokens = np.ndarray(whole, _TOKEN, self._socket.memory, 0, (segment_bytes,))
+            tokens = np.ndarray(whole, _TOKEN, memory, 0, (segment_bytes,))
             token = int(tokens[0])
             found = self._session_of(token, now)
             if found is not None and found[1] == DATA and np.count_nonzero(tokens == token) == whole:
                 reception = self._reception_of(found[0])
-                datagrams = self._bytes[:end].reshape(whole, segment_bytes)
-                reception.add_batch(datagrams, self._socket.is_marked, now, self._socket.waited_ns)
+                datagrams = content[:end].reshape(whole, segment_bytes)
+                reception.add_batch(datagrams, socket.is_marked, now, socket.waited_ns)
                 if end < size:
-                    self._take_one(memory[end:size], now)
+                    self._take_one(inlet, memory[end:size], now)
+                self._reports.add(reception, kind)
                 self._hand_on(reception, now)
                 return
         for at in range(0, size, segment_bytes):
-            self._take_one(memory[at : min(at + segment_bytes, size)], now)
+            self._take_one(inlet, memory[at : min(at + segment_bytes, size)], now)
 
-    def _take_one(self, datagram: memoryview, now: int) -> None:
+    def _take_one(self, inlet: Inlet, datagram: memoryview, now: int) -> None:
+        socket = inlet.socket
         token = int.from_bytes(datagram[:TOKEN_BYTES], "big")
         found = self._session_of(token, now) if len(datagram) > TOKEN_BYTES else None
         if found is None:
             self._counters[_UNKNOWN] += 1
         elif found[1] == DATA:
             reception = self._reception_of(found[0])
-            reception.add_one(datagram, self._socket.is_marked, now, self._socket.waited_ns)
+            reception.add_one(datagram, socket.is_marked, now, socket.waited_ns)
+            self._reports.add(reception, inlet.kind)
             self._hand_on(reception, now)
         else:
-            self._control.on_datagram(found[0], datagram, now)
+            self._control.on_datagram(found[0], socket, datagram, now)
 
     def _session_of(self, token: int, now: int) -> tuple[Session, int] | None:
         found = self._sessions.of_token(token)
@@ -203,7 +223,6 @@ class Receiver:
 
     def _hand_on(self, reception: Reception, now: int) -> int:
         """Whole blocks of a session, as far as there is room."""
-        self._reports.add(reception)
         done = self._ring.take_blocks(reception, now)
         if reception.held is not None or reception.assembly.due():
             self._waiting[reception] = None
@@ -234,6 +253,8 @@ class Receiver:
         return now - self._full_since < FULL_NS
 
     def _tick(self, now: int, has_read_all: bool) -> None:
+        for inlet in self._inlets:
+            inlet.socket.tick(now)
         self._control.tick(now, has_read_all)
         for reception in self._receptions.values():
             reception.publish()

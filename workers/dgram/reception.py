@@ -17,18 +17,28 @@ import numpy as np
 from pipeline.counters import ID
 from pipeline.datagram.arriving_block import Block, Single
 from pipeline.datagram.assembly import Assembly
-from pipeline.datagram.segment import FIELD_BYTES, FIELDS, HEADER_BYTES, ROWS, SAMPLE_BYTES, TOKEN_BYTES
+from pipeline.datagram.segment import (
+    FIELD_BYTES,
+    FIELD_WORDS,
+    FIELDS,
+    HEADER_BYTES,
+    ROW,
+    ROWS,
+    SAMPLE_BYTES,
+    TOKEN_BYTES,
+)
 from pipeline.fec import shard
 from pipeline.fec.codec import Codec
 from pipeline.fec.reassembly import BYTES_LIMIT, BYTES_LIMIT_OF_MANY
-from pipeline.fec.reorder import WAIT_NS
+from pipeline.fec.reorder import WAIT_OF_PATHS_NS
 from pipeline.shm.layout import DATAGRAM_EXPIRED, DATAGRAM_RECEIVED_BYTES, DATAGRAM_RECOVERED, RECORD_WORDS
-from pipeline.wire import framing
 from workers.dgram.control import Sender
 from workers.dgram.sessions import Session
 
 SEGMENTS_MOST = 64
 """Segments of one receive: UDP_GRO_CNT_MAX of net/ipv4/udp_offload.c."""
+
+_unpack_row = ROW.unpack_from
 
 _RECEIVED = ID["dgram.segments_received"]
 _BYTES = ID["dgram.bytes_received"]
@@ -54,12 +64,16 @@ class Reception:
         self.senders = senders
         self.held: Block | Single | None = None
         self.active: dict[int, Sender] = {}
+        # repeats are counted on for 150 ms of that: pipeline.policy.datagram_repeats
         self.assembly = Assembly(
-            codec, counters, BYTES_LIMIT_OF_MANY if is_one_of_many else BYTES_LIMIT, WAIT_NS[framing.BULK]
+            codec, counters, BYTES_LIMIT_OF_MANY if is_one_of_many else BYTES_LIMIT, WAIT_OF_PATHS_NS
         )
         self._mask = session.receive_mask(SEGMENTS_MOST)
         self._fields = np.zeros(SEGMENTS_MOST, ROWS)
         self._unmasked = self._fields.view(np.uint8).reshape(SEGMENTS_MOST, FIELD_BYTES)
+        self._field_bytes = self._unmasked.data.cast("B")
+        self._words_of_fields = self._fields.view(np.uint32).reshape(SEGMENTS_MOST, FIELD_WORDS)
+        self._scratch = np.zeros((SEGMENTS_MOST, FIELD_WORDS), np.uint32)
         self._counters = counters
         self._words = words
         self._at = session.peer * RECORD_WORDS
@@ -74,13 +88,20 @@ class Reception:
         self._count(count, count * size)
         rows = datagrams[:, HEADER_BYTES:]
         np.bitwise_xor(datagrams[:, TOKEN_BYTES:HEADER_BYTES], self._mask.of_rows(rows), out=self._unmasked[:count])
-        fields = self._fields[:count]
-        _, process, _, _, block_size, *_ = fields[0].item()
+        fields, words = self._fields[:count], self._words_of_fields
+        first = _unpack_row(self._field_bytes, 0)
+        _, process, _, _, block_size, *_ = first
         sender = self.senders.get(process)
         if sender is not None and block_size <= shard.BLOCK_BYTES_MAX and fields["sender"][-1] == process:
             sender.counts.add(fields["sequence"], now - waited_ns)
             self._note(sender, count if is_marked else 0, now)
-        self.assembly.add_rows(fields, rows, now)
+        at, add_in_order = 0, self.assembly.add_in_order
+        while done := add_in_order(first, words[at:count], rows[at:], self._scratch, now):
+            at += done
+            if at == count:
+                return
+            first = _unpack_row(self._field_bytes, at * FIELD_BYTES)
+        self.assembly.add_rows(fields[at:], rows[at:], now)
 
     def add_one(self, datagram: memoryview, is_marked: bool, now: int, waited_ns: int = 0) -> None:
         size = len(datagram)

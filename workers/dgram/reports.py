@@ -9,6 +9,7 @@ The other end takes a silence of 100 ms for a dark path. So at 10 % of losses on
 
 from __future__ import annotations
 
+from pipeline.policy.carrier_order import Kind
 from pipeline.wire.control_datagram import Report
 from workers.dgram.control import Control, Sender
 from workers.dgram.reception import Reception
@@ -28,9 +29,10 @@ class Reports:
         self._control = control
         self._active: dict[Sender, Reception] = {}
 
-    def add(self, reception: Reception) -> None:
-        """Segments of a session have come."""
+    def add(self, reception: Reception, kind: Kind) -> None:
+        """Segments of a session have come, in datagrams of this kind."""
         for sender in reception.active.values():
+            sender.kind = kind
             self._active[sender] = reception
         reception.active.clear()
 

@@ -19,7 +19,7 @@ import struct
 
 from pipeline.counters import ID
 from pipeline.log import LOG
-from workers.dgram.path import Path
+from workers.dgram.path import Path, Pieces
 
 FULL, TOO_BIG, REFUSED = -1, -2, -3
 
@@ -35,8 +35,6 @@ _SIZES_KEPT = 256
 _FULL_WAITS = ID["dgram.socket_full_waits"]
 _SENDS_REFUSED = ID["dgram.sends_refused"]
 _SENDS_SINGLE = ID["dgram.segments_single_sent"]
-
-Pieces = list[memoryview | bytes]
 
 
 class SegmentSocket:
@@ -66,7 +64,7 @@ class SegmentSocket:
         except OSError as error:
             if count > 1 and error.errno in _NOT_CUT:
                 return self._find_out(pieces, segment_bytes, count, path, error)
-            return self._explain(error)
+            return explained(error, self._counters)
         return count
 
     def _find_out(self, pieces: Pieces, segment_bytes: int, count: int, path: Path, error: OSError) -> int:
@@ -84,19 +82,21 @@ class SegmentSocket:
             try:
                 self._socket.sendmsg([data[at : at + segment_bytes]], path.ancillary, 0, path.address)
             except OSError as error:
-                return number or self._explain(error)
+                return number or explained(error, self._counters)
             self._counters[_SENDS_SINGLE] += 1
         return count
-
-    def _explain(self, error: OSError) -> int:
-        if error.errno in _FULL:
-            self._counters[_FULL_WAITS] += 1
-            return FULL
-        self._counters[_SENDS_REFUSED] += 1
-        return TOO_BIG if error.errno == errno.EMSGSIZE else REFUSED
 
     def _add_size(self, segment_bytes: int) -> tuple[int, int, bytes]:
         if len(self._sizes) >= _SIZES_KEPT:
             self._sizes.clear()
         made = self._sizes[segment_bytes] = (socket.IPPROTO_UDP, UDP_SEGMENT, _SIZE.pack(segment_bytes))
         return made
+
+
+def explained(error: OSError, counters: memoryview) -> int:
+    """Why nothing was taken."""
+    if error.errno in _FULL:
+        counters[_FULL_WAITS] += 1
+        return FULL
+    counters[_SENDS_REFUSED] += 1
+    return TOO_BIG if error.errno == errno.EMSGSIZE else REFUSED

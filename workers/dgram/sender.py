@@ -14,16 +14,12 @@ A path that has no room makes its ring wait, and TUN with it, if one peer alone 
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 
-from pipeline.runtime.plan import WorkerFds
 from pipeline.runtime.worker import DONE, MORE, NOTHING, Attachment
 from workers.dgram.outbound_peers import OutboundPeers
 from workers.dgram.outbound_rings import OutboundRings
 from workers.dgram.path import Paths
-from workers.dgram.segment_socket import SegmentSocket
 
 TICK_NS = 100_000_000
 WAITING_NS = 2_000_000  # between two looks at what waits for a peer without a path
@@ -34,11 +30,10 @@ class Sender:
 
     name = "outbound"
 
-    def __init__(self, attachment: Attachment, paths: Paths, fds: WorkerFds) -> None:
+    def __init__(self, attachment: Attachment, paths: Paths) -> None:
         now = time.monotonic_ns()
         self._bell = attachment.doorbells[self.name]
-        self._socket = socket.socket(fileno=os.dup(fds.datagrams))
-        self._peers = OutboundPeers(attachment, paths, SegmentSocket(self._socket, attachment.page.counters), now)
+        self._peers = OutboundPeers(attachment, paths, now)
         self._rings = OutboundRings(attachment, self.name, self._peers)
         self._next_tick = now
 
@@ -70,9 +65,6 @@ class Sender:
     def kick(self) -> None:
         """Wake this duty: the inbound duty has news."""
         self._bell.kick()
-
-    def close_descriptors(self) -> None:
-        self._socket.close()
 
     def _ready(self) -> bool:
         return self._rings.has_ready() or self._peers.has_news()

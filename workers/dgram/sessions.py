@@ -43,7 +43,7 @@ class Session:
         self.peer_handle = secrets.peer_handle
         self.peer = secrets.peer_handle & PEER_INDEX_MASK
         self.suite = secrets.suite
-        self.server = DatagramServer(secrets.host, secrets.port, secrets.scope)
+        self.server = DatagramServer(secrets.host, secrets.port, secrets.scope, secrets.fake_tcp_port)
         self._send, self._receive = DatagramSecret(secrets.send), DatagramSecret(secrets.receive)
         self.send_token = self._send.data_token()
         self.receive_token = self._receive.data_token()

@@ -6,7 +6,7 @@
     SingleRow     a block that is one row, or a copy of it
 
 Each has `left` segments of `segment_bytes`. `pieces` gives the bytes of the first of them, which begin with `sequence`;
-`advance` says that they are gone. Owned by the outbound duty.
+`advance` says that they are gone. `begin_again`: whether all of them go once more. Owned by the outbound duty.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import NamedTuple, Protocol
 from pipeline.datagram.segment import HEADER_BYTES, Mask
 from pipeline.datagram.segmenter import Segmenter, Train
 from workers.dgram.kept_blocks import KeptBlock
-from workers.dgram.segment_socket import SEGMENTS_MOST, Pieces
+from workers.dgram.path import Pieces
+from workers.dgram.segment_socket import SEGMENTS_MOST
 
 
 class Header(NamedTuple):
@@ -39,6 +40,8 @@ class Unsent(Protocol):
 
     def advance(self, count: int, last: int, now: int) -> None:
         """`last`: the sequence of the last of them."""
+
+    def begin_again(self) -> bool: ...
 
 
 class TrainGroup:
@@ -100,13 +103,16 @@ class TrainGroup:
             for kept in self.blocks:
                 kept.note_sent(last, now)
 
+    def begin_again(self) -> bool:
+        return False
+
 
 class RowsAgain:
-    """`rows`: of the train of a block."""
+    """`rows`: of the train of a block. They go so many `times`."""
 
-    __slots__ = ("_at", "_header", "_kept", "_rows", "_train", "left", "segment_bytes")
+    __slots__ = ("_at", "_header", "_kept", "_rows", "_times", "_train", "_was_sent", "left", "segment_bytes")
 
-    def __init__(self, header: Header, kept: KeptBlock, train: Train, rows: list[int]) -> None:
+    def __init__(self, header: Header, kept: KeptBlock, train: Train, rows: list[int], times: int) -> None:
         self._header = header
         self._kept = kept
         self._train = train
@@ -114,6 +120,8 @@ class RowsAgain:
         self._at = 0
         self.segment_bytes = train.segment_bytes
         self.left = len(rows)
+        self._times = times
+        self._was_sent = False
         kept.is_repeated = True
 
     @property
@@ -132,24 +140,37 @@ class RowsAgain:
         self._at += count
         self.left -= count
         if not self.left:
-            self._kept.note_sent(last, now)
-            self._kept.repeated_ns = now
-            self._kept.is_repeated = False
+            kept = self._kept
+            kept.note_sent(last, now)
+            if not self._was_sent:
+                self._was_sent = True
+                kept.repeated_ns = now
+
+    def begin_again(self) -> bool:
+        self._times -= 1
+        self._kept.is_repeated = self._times > 0
+        self._at, self.left = 0, len(self._rows)
+        return self._times > 0
 
 
 class SingleRow:
-    """`copies`: of a light block, beyond the first. All are the block with its one seal, so each is copy 0."""
+    """`copies`: of a light block, beyond the first. All are the block with its one seal, so each is copy 0.
 
-    __slots__ = ("_header", "copies", "is_first", "kept", "left", "segment_bytes")
+    `times`: a row that was lost goes again so often; 0: it goes for the first time, or it is a copy.
+    """
 
-    def __init__(self, header: Header, kept: KeptBlock, copies: int, is_first: bool = True) -> None:
+    __slots__ = ("_header", "_times", "_was_sent", "copies", "is_first", "kept", "left", "segment_bytes")
+
+    def __init__(self, header: Header, kept: KeptBlock, copies: int, is_first: bool = True, times: int = 0) -> None:
         self._header = header
         self.is_first = is_first
         self.kept = kept
         self.copies = copies
         self.segment_bytes = HEADER_BYTES + kept.size
         self.left = 1
-        kept.is_repeated = not is_first and not kept.is_light
+        self._times = times
+        self._was_sent = is_first
+        kept.is_repeated = times > 0
 
     @property
     def is_done(self) -> bool:
@@ -165,6 +186,14 @@ class SingleRow:
         self.left = 0
         kept = self.kept
         kept.note_sent(last, now)
-        kept.is_repeated = False
-        if not self.is_first:
+        if not self._was_sent:
+            self._was_sent = True
             kept.repeated_ns = now
+
+    def begin_again(self) -> bool:
+        if not self._times:
+            return False
+        self._times -= 1
+        self.kept.is_repeated = self._times > 0
+        self.left = 1
+        return self._times > 0

@@ -39,7 +39,7 @@ from pipeline.shm.layout import (
 from pipeline.wire import framing
 
 UNNEEDED = -2
-"""Of BlockOpening.open(): another copy of the block has been opened."""
+"""Of BlockOpening.open(): the block has been opened, and came once more as it may."""
 
 _NUMBERS = 1 << 32
 BLOCKS_MOST = 1 << 30
@@ -50,6 +50,7 @@ EPOCH_BITS = 16  # of a header, and of a word of the peer table beside the handl
 _NOT_OPENED = ID["tun.dropped_not_opened"]
 _EPOCH_UNKNOWN = ID["tun.dropped_epoch_unknown"]
 _REPLAYED = ID["tun.dropped_replayed"]
+_BLOCKS_UNNEEDED = ID["tun.blocks_unneeded"]
 _COPIES_UNNEEDED = ID["tun.copies_unneeded"]
 
 UNOPENED_BITS = 16  # of the word of a connection with unopened blocks: how many in a row; above, lane and serial number
@@ -183,6 +184,7 @@ class BlockOpening:
         self._keys = keys
         self._windows = windows
         self._keeps_late = attachment.plan.mode == "client"
+        self._has_datagrams = bool(attachment.peer_table.datagrams_in)  # blocks that nobody reported come again by TCP
         self._late: _OpeningSession | None = None  # the session before the present one
         self._late_windows = windows
         self._counters = attachment.page.counters
@@ -203,8 +205,8 @@ class BlockOpening:
             session = self._follow(peer_handle)
         windows = self._windows if session is not self._late else self._late_windows
         if not windows.may_open(peer_handle, stream, number):
-            if copies:
-                counters[_COPIES_UNNEEDED] += 1
+            if copies or self._has_datagrams:
+                counters[_COPIES_UNNEEDED if copies else _BLOCKS_UNNEEDED] += 1
                 return UNNEEDED
             counters[_REPLAYED] += 1
             return -1

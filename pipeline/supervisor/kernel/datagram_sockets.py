@@ -15,6 +15,7 @@ from pipeline.config import Config
 from pipeline.errors import LocalError
 from pipeline.log import LOG
 from pipeline.policy import bypass
+from pipeline.policy.carrier_order import KINDS, Kind
 from pipeline.transport.address import format_address
 
 BUFFER_BYTES = 8 << 20
@@ -86,10 +87,12 @@ class DatagramSockets:
         self._made.close()
 
 
-def make(config: Config, listener: socket.socket | None) -> DatagramSockets | None:
+def make(
+    config: Config, listener: socket.socket | None, otherwise: str = "all blocks travel by TCP"
+) -> DatagramSockets | None:
     """The sockets that `carrier` asks for; None if it asks for none, or if "auto" has to do without. LocalError if
-    "udp" would have to."""
-    if config.carrier == "tcp":
+    "udp" would have to. `otherwise`: what happens without them."""
+    if Kind.UDP not in KINDS[config.carrier]:
         return None
     try:
         return DatagramSockets(config, listener)
@@ -99,7 +102,7 @@ def make(config: Config, listener: socket.socket | None) -> DatagramSockets | No
         problem = f"no datagrams{where}: {why}"
         if config.carrier == "udp":
             raise LocalError(f'{problem}; set another port in local_addr, or carrier to "auto" or "tcp"') from None
-        LOG.warning("%s; all blocks travel by TCP", problem)
+        LOG.warning("%s; %s", problem, otherwise)
         return None
 
 

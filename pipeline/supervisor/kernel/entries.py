@@ -14,8 +14,9 @@ from contextlib import ExitStack
 from pipeline.config import Config
 from pipeline.errors import LocalError
 from pipeline.log import LOG
-from pipeline.supervisor.kernel import bypass_keeper, datagram_sockets, full_tunnel, nft
+from pipeline.supervisor.kernel import bypass_keeper, full_tunnel, nft
 from pipeline.supervisor.kernel.congestion import CongestionControl
+from pipeline.supervisor.kernel.datagram_carriers import DatagramCarriers
 from pipeline.supervisor.kernel.full_tunnel import FullTunnel
 from pipeline.supervisor.kernel.hub_nat import Forwarding, HubNat
 from pipeline.supervisor.kernel.listener import listen
@@ -30,8 +31,8 @@ OWN_TABLE = re.compile(r"tunnel-([^/]+)/(?:nat|guard|bypass|reach)")
 
 
 class KernelEntries:
-    """Makes all or nothing: TunnelError says what is missing. `listener`: None at a client. `datagrams`: None where
-    blocks travel by TCP alone.
+    """Makes all or nothing: TunnelError says what is missing. `listener`: None at a client. `datagrams`: those of no
+    kind, where blocks travel by TCP alone.
 
     `uid`: of the workers, None if it is not theirs alone. `stays_shut`: whether a full tunnel is left shut at the end,
     as after a failure. A start that fails leaves one as it was. `selector`: of the supervisor, for news about guards.
@@ -64,10 +65,9 @@ class KernelEntries:
                 self.listener = listen(config.listen_endpoint)
                 made.callback(self.listener.close)
                 self.congestion.prepare(self.listener)
-            self.datagrams = datagram_sockets.make(config, self.listener)
-            if self.datagrams is not None:
-                made.callback(self.datagrams.close)
-            self._lacks_datagrams = config.carrier != "tcp" and self.datagrams is None
+            self.datagrams = DatagramCarriers(config, self.listener)
+            made.callback(self.datagrams.close)
+            self._lacks_datagrams = config.carrier != "tcp" and not self.datagrams.kinds
             self._made = made.pop_all()
 
     def configure(self, config: Config) -> list[str]:
@@ -95,8 +95,7 @@ class KernelEntries:
         """Put back what others have taken."""
         self.device.repair(now)
         self.full_tunnel.follow(self.device, now)
-        if self.datagrams is not None:
-            self.datagrams.follow(self.device.has_bypass)
+        self.datagrams.follow(self.device.has_bypass)
         for keeper in (self.clamp, self.nat):
             keeper.tick(now)
         self.forwarding.tick(now)
@@ -104,7 +103,7 @@ class KernelEntries:
     @property
     def notes(self) -> list[str]:
         """For `status`: sentences about what cannot be had, beside those about the device."""
-        lack = [NO_DATAGRAMS] if self._lacks_datagrams else []
+        lack = [*self.datagrams.lacks, *([NO_DATAGRAMS] if self._lacks_datagrams else [])]
         return [*self.congestion.notes, *self.forwarding.notes, *self.full_tunnel.notes, *lack]
 
     def ended(self, *, well: bool) -> None:

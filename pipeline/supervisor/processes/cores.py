@@ -12,13 +12,18 @@ from pipeline.runtime.plan import WorkerPlan
 
 
 def assign(config: Config, workers: Iterable[WorkerPlan], machine: Machine) -> Placement:
-    """ConfigError if the configuration names a worker or a core that does not exist."""
+    """ConfigError if the configuration names a worker or a core that does not exist. With `carrier` "auto" there are no
+    dgram workers where no UDP port could be had; their cores are nobody's then."""
     members = [Member(each.name, each.kind, each.lane, len(each.duties), each.whole) for each in workers]
-    if not isinstance(config.affinity, str):
-        problems = list(_problems(config.affinity, members, machine))
-        if problems:
-            raise ConfigError(problems)
-    return place(machine, members, config.affinity)
+    if isinstance(config.affinity, str):
+        return place(machine, members, config.affinity)
+    affinity = config.affinity
+    if config.carrier == "auto" and not any(each.kind == "dgram" for each in members):
+        affinity = {name: threads for name, threads in affinity.items() if not name.startswith("dgram-")}
+    problems = list(_problems(affinity, members, machine))
+    if problems:
+        raise ConfigError(problems)
+    return place(machine, members, affinity)
 
 
 def _problems(affinity: dict[str, list[int]], members: list[Member], machine: Machine) -> Iterable[Problem]:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pipeline.log import LOG
-from pipeline.supervisor.kernel.datagram_sockets import DatagramSockets
+from pipeline.supervisor.kernel.datagram_carriers import DatagramCarriers
 from pipeline.supervisor.kernel.tun_device import TunDevice
 from pipeline.supervisor.processes.process import Process
 from pipeline.supervisor.processes.spare import SpareState
@@ -39,7 +39,7 @@ class WorkerNews(Protocol):
 
 class Workers:
     """`processes` by the name of the worker. `listener`: a server's listening socket; `bridged`: that for its own
-    bridge, when a worker starts; `datagrams`: the UDP sockets."""
+    bridge, when a worker starts; `datagrams`: the sockets for them."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Workers:
         selector: selectors.BaseSelector,
         news: WorkerNews,
         bridged: Callable[[], socket.socket | None] = lambda: None,
-        datagrams: DatagramSockets | None = None,
+        datagrams: DatagramCarriers | None = None,
     ) -> None:
         self.processes = {plan.name: Process(plan, pinned.get(plan.name, [])) for plan in run.plan.workers}
         self.spares = spares

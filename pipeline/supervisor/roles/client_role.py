@@ -37,6 +37,7 @@ from pipeline.log import LOG
 from pipeline.peers.known_peers import PeerChanges
 from pipeline.peers.peer_datagrams import OWN_RATE, TAKES_NO_DATAGRAMS
 from pipeline.peers.peer_status import PeerRow, unsealed
+from pipeline.policy.carrier_order import KINDS, Kind
 from pipeline.policy.direct_pairs import PARTNERS_MAX
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.runtime.supervisor_channel import (
@@ -56,7 +57,7 @@ from pipeline.shm.peer_table import PeerTable
 from pipeline.supervisor.accounting.accountant import Accountant
 from pipeline.supervisor.control.control_socket import PEER_COMMANDS
 from pipeline.supervisor.control.events import Events
-from pipeline.supervisor.kernel.datagram_sockets import DatagramSockets
+from pipeline.supervisor.kernel.datagram_carriers import DatagramCarriers
 from pipeline.supervisor.kernel.tun_device import TunDevice
 from pipeline.supervisor.roles.client_sealing import ClientSealing
 from pipeline.supervisor.roles.client_servers import ClientServers
@@ -95,6 +96,7 @@ class ClientRole:
         self.credentials: TlsSettings = tls_settings.load(config, key=key)
         self._trouble = ServerTrouble(config.named_uplinks)
         self._sealing: ClientSealing | None = None
+        self._carriers: DatagramCarriers | None = None
         self._watch: ServerWatch | None = None  # from start() on
         self._events.subscribe(lambda event: self._watch.note(event) if self._watch is not None else None)
         self._facts = ServerFacts()
@@ -104,22 +106,24 @@ class ClientRole:
         self._servers = ClientServers(config, self._events.record)
         self._in_reserve: tuple[int, messages.Welcome, str] | None = None  # the last WELCOME of a server to come
         self.capacity = 1 + (PARTNERS_MAX if config.direct == "auto" else 0)
-        self._sockets: DatagramSockets | None = None
         self._partners = Partners(self._events, self._own_places) if self.capacity > 1 else None
         self._server_address = ""  # of the last WELCOME
 
-    def use_keys(self, keys: KeyTable, datagrams: DatagramSecretTable | None = None) -> None:
-        """Blocks are sealed, with keys in this table. `datagrams`: for their secrets, where blocks travel in them."""
+    def use_keys(
+        self,
+        keys: KeyTable,
+        datagrams: DatagramSecretTable | None = None,
+        carriers: DatagramCarriers | None = None,
+    ) -> None:
+        """Blocks are sealed, with keys in this table. `datagrams`: for their secrets, where blocks travel in them;
+        `carriers`: the sockets of these."""
         self._sealing = ClientSealing(keys, datagrams)
-
-    def use_sockets(self, sockets: DatagramSockets | None) -> None:
-        """These have the datagrams of this client."""
-        self._sockets = sockets
+        self._carriers = carriers
 
     def _own_places(self) -> list[Place]:
-        if self._sockets is None or not self._server_address:
+        if self._carriers is None or not self._server_address:
             return []
-        return [Place(*place) for place in self._sockets.places_towards(self._server_address)]
+        return [Place(*place) for place in self._carriers.places_towards(self._server_address)]
 
     @property
     def key_share(self) -> str:
@@ -176,6 +180,8 @@ class ClientRole:
             self._sealing.tick(now)
             if self._partners is not None:
                 self._partners.tick(self._sealing.hub, now)
+            if self._carriers is not None:
+                self._carriers.lead_to(self._sealing.datagram_server)
         if self._watch is not None:
             self._watch.tick(now)
             self._datagram_watch.tick(now)
@@ -283,13 +289,19 @@ class ClientRole:
         return verdict
 
     def _datagram_server(self, welcome: messages.Welcome, server: str, number: int) -> DatagramServer | None:
-        """Where datagrams go; None if either end takes none."""
-        if welcome.datagram_port is None or not self._settings.takes_datagrams:
+        """Where datagrams go; None if the ends have none of a kind in common."""
+        kinds = self._carriers.kinds if self._carriers is not None else KINDS[self._settings.carrier]
+        if not self._settings.takes_datagrams:
+            return None
+        udp = fake_tcp = 0
+        if Kind.UDP in kinds and welcome.datagram_port is not None:
+            udp = welcome.datagram_port or self._servers.server_of(number).port
+        if Kind.FAKE_TCP in kinds:
+            fake_tcp = welcome.fake_tcp_port
+        if not (udp or fake_tcp):
             return None
         host, _, zone = server.partition("%")
-        return DatagramServer.at(
-            host, welcome.datagram_port or self._servers.server_of(number).port, _number_of_interface(zone)
-        )
+        return DatagramServer.at(host, udp, _number_of_interface(zone), fake_tcp)
 
     def _take(self, welcome: messages.Welcome, server: str) -> None:
         news = welcome.addresses, welcome.routes, server, welcome.dns

@@ -89,7 +89,12 @@ class ClientSealing:
     @property
     def has_datagrams(self) -> bool:
         """Whether the present server takes datagrams, as its latest WELCOME says."""
-        return self._present is not None and self._present.server is not None
+        return self.datagram_server is not None
+
+    @property
+    def datagram_server(self) -> DatagramServer | None:
+        """Where the present server takes them; None: nowhere."""
+        return self._present.server if self._present is not None else None
 
     @property
     def hub(self) -> tuple[int, SealedSession] | None:

@@ -19,8 +19,9 @@ from typing import Any
 
 from pipeline.errors import PeerError
 from pipeline.packet.route_table import DEFAULT_ROUTES, OWN
-from pipeline.peers.peer_datagrams import best_path
+from pipeline.peers.peer_datagrams import best_paths
 from pipeline.peers.sealed_sessions import SealedSessions
+from pipeline.policy.carrier_order import Kind
 from pipeline.policy.direct_pairs import PARTNERS_MAX
 from pipeline.policy.partner_verdict import HUB_GONE, LowestTrip, PartnerFacts, why_end
 from pipeline.runtime.supervisor_channel import NoteReport, SendNote
@@ -251,7 +252,7 @@ class Partners:
         if is_open == partner.is_open:
             return
         partner.is_open, partner.state_ns = is_open, now
-        found = best_path(self._table, partner.index)
+        found = best_paths(self._table, partner.index).get(Kind.UDP)
         if is_open:
             partner.was_open = True
             self._events.record("direct-open", partner.pair.name, f"at {found.endpoint}" if found is not None else "")
@@ -276,7 +277,7 @@ class Partners:
         ]
 
     def _row(self, partner: _Partner, now: int) -> dict[str, Any]:
-        path = best_path(self._table, partner.index)
+        path = best_paths(self._table, partner.index).get(Kind.UDP)
         state = "direct" if partner.is_open and not partner.leaves_ns else "relayed"
         reason = partner.why or (path.carrier.reason if path else "")
         row = _row_of(partner.pair.name, state, reason, partner.state_ns, now)

@@ -35,10 +35,11 @@ from pipeline.peers.admission import Admission, AdmissionNews
 from pipeline.peers.compat_admission import CompatAdmission
 from pipeline.peers.known_peers import PeerChanges
 from pipeline.peers.membership import Member
-from pipeline.peers.peer_sessions import Seals
+from pipeline.peers.peer_sessions import SAME_PORT, DatagramPorts, Seals
 from pipeline.peers.peer_status import PeerRow, PeerStatus, PresentSession, unsealed
 from pipeline.peers.registry import Loaded
 from pipeline.peers.sealed_sessions import SealedSessions
+from pipeline.policy.carrier_order import Kind
 from pipeline.policy.reach_words import Explained
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.runtime.supervisor_channel import (
@@ -59,6 +60,7 @@ from pipeline.shm.peer_table import PeerTable
 from pipeline.supervisor.accounting.accountant import Accountant
 from pipeline.supervisor.control.control_socket import PEER_COMMANDS
 from pipeline.supervisor.control.events import Events
+from pipeline.supervisor.kernel.datagram_carriers import DatagramCarriers
 from pipeline.supervisor.kernel.reach_guard import ReachGuard
 from pipeline.supervisor.kernel.tun_device import TunDevice
 from pipeline.supervisor.roles.client_sealing import preferred_suite
@@ -118,14 +120,24 @@ class ServerRole(AdmissionNews):
         self._events.subscribe(lambda event: self._peer_watch.note(event) if self._peer_watch is not None else None)
         self._keys: KeyTable | None = None
         self._datagrams: DatagramSecretTable | None = None
+        self._datagram_ports = DatagramPorts()
         self._table: PeerTable | None = None  # from start() on
         # Clients that can go to another server, by peer index: the handle, and until when no connection need show.
         self._movers: dict[int, tuple[int, int]] = {}
 
-    def use_keys(self, keys: KeyTable, datagrams: DatagramSecretTable | None = None) -> None:
-        """Blocks are sealed, with keys in this table. `datagrams`: for their secrets, where blocks travel in them."""
+    def use_keys(
+        self,
+        keys: KeyTable,
+        datagrams: DatagramSecretTable | None = None,
+        carriers: DatagramCarriers | None = None,
+    ) -> None:
+        """Blocks are sealed, with keys in this table. `datagrams`: for their secrets, where blocks travel in them;
+        `carriers`: the sockets of these."""
         self._keys = keys
         self._datagrams = datagrams
+        if carriers is not None:
+            udp = SAME_PORT if Kind.UDP in carriers.kinds else None
+            self._datagram_ports = DatagramPorts(udp, carriers.fake_tcp_port)
 
     def with_servers(self, settings: WorkerSettings) -> WorkerSettings:
         return settings
@@ -183,7 +195,7 @@ class ServerRole(AdmissionNews):
     def _seals(self, table: PeerTable) -> Seals | None:
         if self._keys is None:
             return None
-        return Seals(SealedSessions(self._keys, table, self._datagrams), preferred_suite())
+        return Seals(SealedSessions(self._keys, table, self._datagrams), preferred_suite(), self._datagram_ports)
 
     def expect(self, settings: WorkerSettings) -> None:
         """The workers of a server send no HELLO."""

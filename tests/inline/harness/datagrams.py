@@ -15,10 +15,11 @@ import errno
 import os
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.fec import shard
+from pipeline.policy.carrier_order import Kind
 from pipeline.policy.lane_pairs import own_lane
 from pipeline.runtime.link_view import LinkView
 from pipeline.runtime.plan import WorkerFds
@@ -36,6 +37,7 @@ from pipeline.shm.layout import (
     SLOT_HEADER_BYTES,
 )
 from pipeline.shm.slot import read_header_and_runs, read_marks, write_header
+from pipeline.supervisor.kernel.fake_tcp_sockets import ClientFakeTcpSockets, ServerFakeTcpSockets
 from pipeline.wire import framing
 
 if TYPE_CHECKING:
@@ -85,10 +87,31 @@ def udp_socket(port: int = 0) -> socket.socket:
     return sock
 
 
-class DatagramParts:
-    """`first`: the socket of a server's lane 0; the others share its port. Those of a client have one each."""
+def free_tcp_port() -> int:
+    with socket.create_server((LOOPBACK, 0)) as found:
+        return int(found.getsockname()[1])
 
-    def __init__(self, lanes: int, capacity: int, first: socket.socket | None = None) -> None:
+
+class DatagramParts:
+    """`first`: the socket of a server's lane 0; the others share its port. Those of a client have one each. `listener`:
+    that of a server. `kinds`: of datagrams."""
+
+    def __init__(
+        self,
+        lanes: int,
+        capacity: int,
+        first: socket.socket | None = None,
+        listener: socket.socket | None = None,
+        kinds: Sequence[Kind] = (Kind.UDP,),
+    ) -> None:
+        self._kinds = kinds
+        self.fake_tcp: ServerFakeTcpSockets | ClientFakeTcpSockets | None = None
+        if Kind.FAKE_TCP in kinds:
+            self.fake_tcp = (
+                ClientFakeTcpSockets(lanes)
+                if listener is None
+                else ServerFakeTcpSockets(listener, free_tcp_port(), lanes)
+            )
         self.secrets, self._secrets_fd = DatagramSecretTable.create(capacity)
         port = first.getsockname()[1] if first else 0
         self.sockets = [first or udp_socket(), *(udp_socket(port) for _ in range(1, lanes))]
@@ -98,14 +121,19 @@ class DatagramParts:
 
     def fds(self, lane: int) -> WorkerFds:
         """Those of a new worker of this lane. The socket is a descriptor of its own, which the worker closes."""
+        fds = {} if self.fake_tcp is None else self.fake_tcp.fds(lane)
+        if Kind.UDP in self._kinds:
+            fds["datagrams"] = self.sockets[lane].fileno()
         return WorkerFds(
-            datagrams=os.dup(self.sockets[lane].fileno()),
             datagram_secrets=self._secrets_fd,
             datagram_memory=self._memory_fds[lane],
+            **{name: os.dup(fd) for name, fd in fds.items()},
         )
 
     def close(self) -> None:
         self.secrets.close()
+        if self.fake_tcp is not None:
+            self.fake_tcp.close()
         for sock in self.sockets:
             sock.close()
         for fd in (self._secrets_fd, *self._memory_fds):
@@ -116,7 +144,11 @@ def share_secrets(server: End, client: End, peer: int = 0, port: int = 0) -> Non
     """Let blocks between the client and the server's peer of this index travel in datagrams, to this port or straight
     to the server's."""
     one_way, other_way = os.urandom(32), os.urandom(32)
-    at = DatagramServer.at(LOOPBACK, port or server.port)
+    fake_tcp = server.datagrams.fake_tcp
+    fake_tcp_port = fake_tcp.port if isinstance(fake_tcp, ServerFakeTcpSockets) else 0
+    at = DatagramServer.at(LOOPBACK, port or server.port, 0, fake_tcp_port)
+    if isinstance(client.datagrams.fake_tcp, ClientFakeTcpSockets):
+        client.datagrams.fake_tcp.lead_to(at)
     for end, index, where, send, receive in (
         (server, peer, DatagramServer(), one_way, other_way),
         (client, 0, at, other_way, one_way),
@@ -124,7 +156,9 @@ def share_secrets(server: End, client: End, peer: int = 0, port: int = 0) -> Non
         peer_handle = end.memory.peer_table.peer_handle(index)
         assert peer_handle
         end.datagrams.secrets.write(
-            DatagramSecrets(peer_handle, AES_256_GCM, where.host, where.port, send, receive, where.scope)
+            DatagramSecrets(
+                peer_handle, AES_256_GCM, where.host, where.port, send, receive, where.scope, where.fake_tcp_port
+            )
         )
 
 

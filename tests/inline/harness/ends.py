@@ -29,6 +29,7 @@ from pipeline.config import parse
 from pipeline.peers.admission import Admission, Seals
 from pipeline.peers.compat_admission import CompatAdmission
 from pipeline.peers.sealed_sessions import SealedSessions
+from pipeline.policy.carrier_order import Kind
 from pipeline.runtime import topology
 from pipeline.runtime.plan import WorkerFds
 from pipeline.runtime.supervisor_channel import Answer, Verdict
@@ -101,7 +102,8 @@ class End:
     `hub` is its supervisor's part. With compat it is a hub if it has `client_subnets`. `prover` is that of a client
     with a key. With `reach` its tun workers follow rules, which a test writes. While `supervisor_stands_still`,
     requests of workers wait in their channels.
-    With a `carrier` other than "tcp" there are dgram workers, whose duties `dgram` makes (`harness.datagrams`).
+    With a `carrier` other than "tcp" there are dgram workers, whose duties `dgram` makes (`harness.datagrams`);
+    `kinds`: of their datagrams.
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class End:
         split: Sequence[str] = (),
         reach: bool = False,
         dgram: DutiesMaker = dgram.duties,
+        kinds: Sequence[Kind] = (Kind.UDP,),
         **settings: Any,
     ) -> None:
         known = WORKER_SETTINGS._replace(remote_port=port)._replace(**settings)
@@ -179,7 +182,7 @@ class End:
         self._make_datagram_duties = dgram
         self.datagrams: DatagramParts | None = None
         if known.datagrams:
-            self.datagrams = DatagramParts(lanes, capacity, datagram_socket)
+            self.datagrams = DatagramParts(lanes, capacity, datagram_socket, self._listener, kinds)
         self.outside: list[socket.socket] = []
         self._device_sides: list[socket.socket] = []
         for _ in range(lanes):

@@ -20,6 +20,7 @@ from pipeline.runtime.plan import WorkerFds
 from pipeline.runtime.worker import DONE, NOTHING, Attachment, Duty
 from pipeline.shm.slot import read_header
 from pipeline.wire.control_datagram import Report
+from workers.dgram.lane_sockets import lane_sockets
 from workers.dgram.path import Path, Paths
 from workers.dgram.receiver import Receiver
 
@@ -30,7 +31,7 @@ SEGMENTS_MOST = 44
 def duties(attachment: Attachment, fds: WorkerFds, **options: Any) -> list[Duty]:
     paths = Paths()
     sender = PlainSender(attachment, paths, os.dup(fds.datagrams), **options)
-    return [sender, Receiver(attachment, paths, fds)]
+    return [sender, Receiver(attachment, paths, lane_sockets(attachment, fds), fds)]
 
 
 class PlainSender:

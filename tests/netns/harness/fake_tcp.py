@@ -31,7 +31,8 @@ from pipeline.transport.fake_tcp_client import ClientFakeTcp
 from pipeline.transport.fake_tcp_server import ServerFakeTcp
 from pipeline.transport.next_hop import ETH_P_IP, ETH_P_IPV6
 from tests.support import eventually
-from tools.lab.namespace import Namespace
+from tools.lab.namespace import TERM_SECONDS, Namespace
+from tools.lab.network import Node
 
 FIREWALL = """
 table inet lab {
@@ -69,6 +70,9 @@ class Routed:
             )
             for end, device in ((self.client, "near"), (self.server, "far")):
                 ip(self.router, f"link add {device} type veth peer name link0 netns {end.pid}")
+            self.client.address, self.client.address6 = "10.1.0.2", "fd01::2"
+            self.server.address, self.server.address6 = "10.2.0.2", "fd02::2"
+            self.nodes = [self.server, self.router, self.client]  # the first one is a hub's
             self._set_up(self.client, "link0", "10.1.0.2/24", "fd01::2/64")
             self._set_up(self.server, "link0", "10.2.0.2/24", "fd02::2/64")
             self._set_up(self.router, "near", "10.1.0.1/24", "fd01::1/64")
@@ -81,8 +85,8 @@ class Routed:
             self._closing = opened.pop_all()
 
     @staticmethod
-    def _node(opened: ExitStack, name: str) -> Namespace:
-        node = Namespace(name)
+    def _node(opened: ExitStack, name: str) -> Node:
+        node = Node(name, 1, TERM_SECONDS)
         opened.callback(node.close)
         ip(node, "link set lo up")
         return node
@@ -230,12 +234,15 @@ def add_client(node: Namespace, server: tuple[str, int], lane: int = 0, lanes: i
     """It is connected when this returns."""
     version, protocol, family = (6, ETH_P_IPV6, socket.AF_INET6) if ":" in server[0] else (4, ETH_P_IP, socket.AF_INET)
     program = filters.tap_of_client(version, socket.inet_pton(family, server[0]), server[1], lane, lanes)
-    end = End(
-        node,
-        lambda counters: ClientFakeTcp({protocol: open_tap(protocol, program)}, server, 0, lane, lanes, counters),
-    )
+
+    def made(counters: memoryview) -> ClientFakeTcp:
+        fake = ClientFakeTcp({protocol: open_tap(protocol, program)}, server, 0, lane, lanes, counters)
+        fake.is_wanted = True
+        return fake
+
+    end = End(node, made)
     try:
-        eventually(lambda: end.count("dgram.fake_flows_opened") == 1, 10, "a fake flow")
+        eventually(lambda: end.count("dgram.flows_fake_opened") == 1, 10, "a fake flow")
     except AssertionError:
         end.close()
         raise

@@ -3,6 +3,7 @@
 with inviting_server(lab, directory) as dialer:     a server with TLS that has invited the peers of PEERS
     with dialer.dial("one") as client:              a WireClient that has been welcomed as that peer
     with EchoResponder(client) as responder:        it answers echo requests in a thread of its own
+    with datagrams_of(dialer, client) as datagrams: its datagrams (DatagramClient), from a socket of its own
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 from pipeline.credentials.invitation import Invitation, decode
 from tests.netns.harness.instance import Instance, server_config
 from tests.reference.client import Ended, Refused, WireClient, tls
+from tests.reference.datagram_client import DatagramClient
 from tests.reference.packets import reply_to
 from tests.reference.sealed_blocks import Session
 from tools.lab.network import Lab, Node
@@ -116,6 +118,16 @@ def inviting_server(lab: Lab, directory: Path, **settings: Any) -> Iterator[Dial
         said = {peer: server.command("invite", peer, "--address", a.address) for peer in PEERS}
         assert all(each.returncode == 0 for each in said.values()), said
         yield Dialer(server, b, {peer: decode(each.stdout) for peer, each in said.items()})
+
+
+@contextmanager
+def datagrams_of(dialer: Dialer, client: WireClient, source: str = "") -> Iterator[DatagramClient]:
+    """`source`: an address of the client's node."""
+    host = dialer.server.node.address
+    with dialer.node.socket(kind=socket.SOCK_DGRAM) as sock:
+        sock.bind((source, 0))
+        sock.connect((host, client.welcome.datagram_port or dialer.port))
+        yield DatagramClient(client, sock)
 
 
 class EchoResponder:

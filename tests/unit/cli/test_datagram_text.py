@@ -37,6 +37,15 @@ def test_a_client_says_where_its_datagrams_go_and_what_they_carry() -> None:
     )
 
 
+def test_a_client_whose_blocks_go_behind_tcp_headers_says_so_and_why() -> None:
+    behind = datagrams(reason="UDP: 3 probes in a row without an answer", endpoint="192.0.2.7:444")
+    (line,) = datagram_text.brief([peer("a", carrier="faketcp", datagrams=behind)])
+    assert line.startswith(
+        "datagrams by fake TCP since 3 min to 192.0.2.7:444 (UDP: 3 probes in a row without an answer): 41.0 ms"
+    )
+    assert datagram_text.note(peer("a", carrier="faketcp", datagrams=behind)) == ""
+
+
 def test_a_client_whose_blocks_go_by_tcp_says_why() -> None:
     (line,) = datagram_text.brief([by_tcp()])
     assert line == "blocks go by TCP, no datagram passes since 3 min: 3 probes in a row without an answer"
@@ -44,7 +53,7 @@ def test_a_client_whose_blocks_go_by_tcp_says_why() -> None:
     assert line == "blocks go by TCP, no path for datagrams yet since 3 min: no probe has been answered yet"
     off = peer("a", carrier="none", datagrams=datagrams(state="off", reason="it has a rate", state_seconds=None))
     assert datagram_text.brief([off]) == [
-        'blocks go nowhere, since `carrier` is "udp", no datagrams: it has a rate',
+        "blocks go nowhere, since `carrier` names datagrams alone, no datagrams: it has a rate",
     ]
 
 

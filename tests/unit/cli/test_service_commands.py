@@ -73,3 +73,31 @@ def test_a_service_that_is_enabled_is_not_removed(tmp_path: Path, capsys: pytest
 def test_a_root_that_is_no_directory_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path / "missing") == 1
     assert str(tmp_path / "missing") in capsys.readouterr().err
+
+
+def test_one_instance_gets_packet_sockets_and_nothing_else_changes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = unit.FAKE_TCP_PATHS.format(name="hub")
+    assert run(tmp_path, "--fake-tcp", "hub") == 0
+    text = tree(tmp_path)[path]
+    assert tree(tmp_path).keys() == {path} and text.startswith(unit.MARK)
+    assert "RestrictAddressFamilies=AF_PACKET\n" in text and "CapabilityBoundingSet=CAP_NET_RAW\n" in text
+    assert "systemctl restart tunnel-supervisor@hub" in capsys.readouterr().out
+    assert run(tmp_path, "--fake-tcp", "hub", "--remove") == 0
+    assert tree(tmp_path) == {} and not (tmp_path / path).parent.exists()
+
+
+def test_the_unit_of_all_instances_has_no_packet_sockets_and_its_removal_takes_the_drop_ins_along(
+    tmp_path: Path,
+) -> None:
+    run(tmp_path)
+    assert "AF_PACKET" not in tree(tmp_path)[UNIT] and "NET_RAW" not in tree(tmp_path)[UNIT]
+    run(tmp_path, "--fake-tcp", "hub")
+    assert run(tmp_path, "--remove") == 0
+    assert tree(tmp_path) == {}
+
+
+def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "--fake-tcp", "../../x") == 1
+    assert tree(tmp_path) == {} and "expected the name of an instance" in capsys.readouterr().err

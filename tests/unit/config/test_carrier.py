@@ -17,7 +17,7 @@ def test_blocks_go_by_tcp_unless_the_configuration_says_otherwise_and_so_for_a_w
     assert RELOAD["carrier"] == "restart"
 
 
-@pytest.mark.parametrize("carrier", ["udp", "auto"])
+@pytest.mark.parametrize("carrier", ["udp", "faketcp", "auto"])
 @pytest.mark.parametrize("end", [CLIENT, SERVER], ids=["client", "server"])
 def test_both_ends_may_have_datagrams(end: dict[str, Any], carrier: str) -> None:
     config = parse(end | {"carrier": carrier})
@@ -25,7 +25,7 @@ def test_both_ends_may_have_datagrams(end: dict[str, Any], carrier: str) -> None
     assert not [each for each in find_warnings(config) if "carrier" in each]
 
 
-@pytest.mark.parametrize("carrier", ["udp", "auto"])
+@pytest.mark.parametrize("carrier", ["udp", "faketcp", "auto"])
 @pytest.mark.parametrize(
     ("given", "why"),
     [
@@ -41,6 +41,35 @@ def test_what_excludes_datagrams_is_said(given: dict[str, Any], why: str, carrie
     problem = the_problem(given | {"carrier": carrier})
     assert "carrier: " in problem and f'expected "tcp" with {why}: ' in problem
     parse(given | {"carrier": "tcp"})
+
+
+def test_the_port_of_fake_tcp_is_the_one_behind_that_of_the_connections_or_the_one_that_is_set() -> None:
+    config = parse(SERVER | {"carrier": "auto"})
+    assert [config.fake_tcp_port_beside(port) for port in (443, 65535)] == [444, 65534]
+    assert parse(SERVER | {"carrier": "auto", "fake_tcp_port": 80}).fake_tcp_port_beside(443) == 80
+    assert RELOAD["fake_tcp_port"] == "restart"
+
+
+def test_the_port_of_the_connections_is_not_that_of_fake_tcp() -> None:
+    given = SERVER | {"local_addr": "0.0.0.0:443", "carrier": "auto"}
+    assert "fake_tcp_port: given 443, expected another port than that of local_addr" in the_problem(
+        given | {"fake_tcp_port": 443}
+    )
+    assert parse(given | {"fake_tcp_port": 444}).fake_tcp_port == 444
+
+
+@pytest.mark.parametrize(
+    ("given", "warns"),
+    [
+        (CLIENT | {"carrier": "auto"}, True),
+        (SERVER | {"carrier": "udp"}, True),
+        (SERVER | {"carrier": "auto"}, False),
+        (SERVER | {"carrier": "faketcp"}, False),
+    ],
+)
+def test_a_port_of_fake_tcp_that_nobody_uses_is_warned_of(given: dict[str, Any], warns: bool) -> None:
+    found = [each for each in find_warnings(parse(given | {"fake_tcp_port": 444})) if "fake_tcp_port" in each]
+    assert bool(found) == warns
 
 
 def test_a_proxy_that_the_environment_does_not_name_excludes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

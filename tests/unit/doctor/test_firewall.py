@@ -43,9 +43,11 @@ ACCEPT, DROP = {"accept": None}, {"drop": None}
 
 
 def judged(
-    *entries: dict[str, Any], port: int = 443, forwards: bool = True, datagrams: bool = False
+    *entries: dict[str, Any], port: int = 443, forwards: bool = True, datagrams: bool = False, fake_tcp: int = 0
 ) -> list[tuple[Level, str]]:
-    found = judge_chains(chains_of(entries, OWN), "tun0", port, forwards=forwards, datagrams=datagrams)
+    found = judge_chains(
+        chains_of(entries, OWN), "tun0", port, forwards=forwards, datagrams=datagrams, fake_tcp=fake_tcp
+    )
     return [(each.level, f"{each.text}. {each.cure}") for each in found]
 
 
@@ -102,6 +104,13 @@ def test_a_rule_for_tcp_alone_lets_no_datagram_in(accepted: tuple[dict[str, Any]
     assert level is Level.NOTE and text.endswith("nft insert rule inet filter in udp dport 443 accept.")
     assert [level for level, _ in judged(*entries)] == [Level.OK]
     assert [level for level, _ in judged(*entries, datagrams=True, port=0)] == [Level.OK]
+
+
+def test_the_port_of_fake_tcp_has_to_be_let_in_as_well() -> None:
+    entries = chain("in", "input", "drop"), rule("in", dport(443), ACCEPT)
+    ((level, text),) = judged(*entries, fake_tcp=444)
+    assert level is Level.NOTE and text.endswith("nft insert rule inet filter in tcp dport 444 accept.")
+    assert [level for level, _ in judged(*entries, rule("in", dport(444), ACCEPT), fake_tcp=444)] == [Level.OK]
 
 
 def test_a_client_and_a_server_that_forwards_nothing_need_no_such_rules() -> None:

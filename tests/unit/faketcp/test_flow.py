@@ -317,9 +317,21 @@ def test_a_packet_that_cannot_be_of_the_flow_costs_a_counter(counter: str, chang
 
 def test_a_reset_that_may_be_real_is_noted_and_changes_nothing_else() -> None:
     client, server = pair()
-    assert client.take(arrived(client, flags=RST, sequence=client.received), 9) == ID["dgram.fake_flows_reset"]
+    assert client.take(arrived(client, flags=RST, sequence=client.received), 9) == ID["dgram.flows_fake_ended"]
     assert client.was_reset
     pass_on(server, client, server.header(10, 10, 0), bytes(10))
+
+
+def test_a_reset_of_the_kernel_has_the_number_of_the_handshake_however_much_has_come_since() -> None:
+    client, server = pair()
+    first = client.received
+    for _ in range(40):
+        pass_on(server, client, server.header(60_000, 1400, 0), bytes(60_000))
+        pass_on(client, server, client.acknowledge(0))
+    assert client.take(arrived(client, flags=RST, sequence=first + 1), 9) == ID["dgram.dropped_segment_outside"]
+    assert not client.was_reset
+    assert client.take(arrived(client, flags=RST, sequence=first), 9) == ID["dgram.flows_fake_ended"]
+    assert client.was_reset
 
 
 @given(st.lists(st.tuples(st.integers(0, U32), st.integers(0, U32), st.integers(0, 255), st.integers(0, 65535))))

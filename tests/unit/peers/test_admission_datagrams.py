@@ -39,6 +39,11 @@ def port_told(answer: Answer) -> int | None:
     return answer.message.datagram_port
 
 
+def fake_tcp_port_told(answer: Answer) -> int:
+    assert isinstance(answer.message, Welcome)
+    return answer.message.fake_tcp_port
+
+
 def uses_datagrams(server: HubServer, answer: Answer) -> bool:
     return server.secrets.read(answer.peer_handle) is not None
 
@@ -51,7 +56,7 @@ def server(make_server: MakeHub) -> HubServer:
 def test_a_client_that_takes_datagrams_has_secrets_of_its_session_and_is_told_so(server: HubServer) -> None:
     client = Client(server)
     answer = client.connect()
-    assert port_told(answer) == 0
+    assert port_told(answer) == 0 and fake_tcp_port_told(answer) == 444
     share = KeyShare.of_server(answer.message.key_share)
     theirs = client.offer.take_answer(share, KEYS["ann"], 1, 1).datagram_secrets()
     found = server.secrets.read(answer.peer_handle)
@@ -70,7 +75,7 @@ def test_each_connection_of_the_session_is_told_and_the_secrets_are_written_once
 
 def test_a_client_that_takes_none_has_none_and_is_told_nothing(server: HubServer) -> None:
     answer = Client(server, features=0xFF & ~TAKES).connect()
-    assert port_told(answer) is None and not uses_datagrams(server, answer)
+    assert port_told(answer) is None and fake_tcp_port_told(answer) == 0 and not uses_datagrams(server, answer)
 
 
 @pytest.mark.parametrize("seals", [True, False])

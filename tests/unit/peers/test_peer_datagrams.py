@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.peers.peer_datagrams import HAS_RATE, STARTING
+from pipeline.peers.peer_datagrams import BULK_BY_TCP, HAS_RATE, STARTING
 from pipeline.peers.peer_status import PeerRow, PeerStatus, describe_peers
 from pipeline.policy.carrier import MISSED, NOT_YET, PASSES, CarrierStatus, State
 from pipeline.shm import datagram_status, layout, peer_table, segment
@@ -19,6 +19,7 @@ from pipeline.shm.peer_table import PeerTable
 
 PEER, HANDLE = 1, 4096 + 1
 NOW, SINCE = 10**12, 10**12 - 3 * 10**9
+OUT_WORDS = ("SENT_BYTES", "RATE", "ROUND_TRIP", "SENT_SEGMENTS", "LOST_SEGMENTS", "CUT", "BULK_BY_TCP")
 HERE = DatagramServer.at("2001:db8::7", 4500)
 
 
@@ -32,8 +33,7 @@ class Seen:
     def write(self, lane: int = 0, **words: int) -> None:
         for name, value in words.items():
             word = getattr(layout, f"DATAGRAM_{name}")
-            is_out = name in ("SENT_BYTES", "RATE", "ROUND_TRIP", "SENT_SEGMENTS", "LOST_SEGMENTS", "CUT")
-            records = self.table.datagrams_out if is_out else self.table.datagrams_in
+            records = self.table.datagrams_out if name in OUT_WORDS else self.table.datagrams_in
             records[lane][PEER * RECORD_WORDS + word] = value
 
     def say(self, state: State, reason: str, lane: int = 0) -> None:
@@ -79,10 +79,54 @@ def test_a_peer_with_an_open_path_has_its_figures_and_those_of_all_lanes(seen: S
         "sent_bytes": 600,
         "received_bytes": 70,
         "recovered_blocks": 0,
+        "carriers": [
+            {
+                "carrier": "udp",
+                "state": "open",
+                "reason": PASSES,
+                "state_seconds": 3.0,
+                "endpoint": "[2001:db8::7]:4500",
+            }
+        ],
     }
 
 
-@pytest.mark.parametrize(("setting", "carrier"), [("auto", "tcp"), ("udp", "none")])
+def test_a_peer_whose_blocks_go_by_fake_tcp_has_its_figures_and_says_why_not_by_udp(seen: Seen) -> None:
+    seen.say(State.DARK, MISSED)
+    status = DatagramStatus(CarrierStatus(State.OPEN, SINCE, PASSES), HERE.host, 444, 1400)
+    datagram_status.publish(seen.table.datagrams_fake_tcp[1], PEER, status)
+    seen.write(1, PATH=HANDLE)
+    found = seen.status()
+    assert found["carrier"] == "faketcp"
+    about = found["datagrams"]
+    assert about is not None
+    assert (about["state"], about["endpoint"], about["segment_bytes"]) == ("open", "[2001:db8::7]:444", 1400)
+    assert about["reason"] == f"UDP: {MISSED}"
+    assert [(each["carrier"], each["state"]) for each in about["carriers"]] == [("udp", "dark"), ("faketcp", "open")]
+
+
+def test_where_neither_kind_passes_the_reasons_of_both_are_said(seen: Seen) -> None:
+    seen.say(State.DARK, MISSED)
+    datagram_status.publish(
+        seen.table.datagrams_fake_tcp[0], PEER, DatagramStatus(CarrierStatus(State.PROBING, SINCE, NOT_YET))
+    )
+    found = seen.status()
+    assert found["carrier"] == "tcp" and found["datagrams"] is not None
+    assert found["datagrams"]["state"] == "dark"
+    assert found["datagrams"]["reason"] == f"UDP: {MISSED}; fake TCP: {NOT_YET}"
+
+
+def test_a_peer_whose_bulk_goes_by_tcp_has_a_reason_for_that(seen: Seen) -> None:
+    seen.say(State.OPEN, PASSES)
+    seen.write(PATH=HANDLE, BULK_BY_TCP=HANDLE - 4096)
+    assert seen.status()["datagrams"]["reason"] == PASSES, "that was another session"
+    seen.write(1, BULK_BY_TCP=HANDLE)
+    found = seen.status()
+    assert (found["carrier"], found["datagrams"]["state"]) == ("udp", "open")
+    assert found["datagrams"]["reason"] == BULK_BY_TCP
+
+
+@pytest.mark.parametrize(("setting", "carrier"), [("auto", "tcp"), ("udp", "none"), ("faketcp", "none")])
 def test_a_path_that_is_not_open_leaves_its_blocks_to_tcp_or_to_nobody(seen: Seen, setting: str, carrier: str) -> None:
     seen.say(State.DARK, MISSED)
     seen.write(RATE=5_000_000, ROUND_TRIP=41_500, CUT=10 << 8 | 2)

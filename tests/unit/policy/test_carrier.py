@@ -109,6 +109,25 @@ def test_a_path_that_breaks_under_load_is_dark_after_three_round_trips_and_a_ten
     assert f"{limit // MS} ms" in path.carrier.status.reason
 
 
+@pytest.mark.parametrize("pause_ms", [200, 1000, 30_000])
+def test_a_pause_of_this_end_is_no_silence_of_the_path(pause_ms: int) -> None:
+    path = Path(lambda since: True)
+    assert path.pass_ns(5 * SECOND) is State.OPEN
+    path.now += pause_ms * MS
+    path.reports = [at + pause_ms * MS + 3 * TICK for at in path.reports]  # the other end was late as well
+    assert path.pass_ns(5 * SECOND) is State.OPEN
+    assert [state for _, state in path.changes] == [State.OPEN]
+
+
+def test_a_path_that_breaks_in_a_pause_is_dark_soon_after_it() -> None:
+    path = Path(lambda since: since < 5 * SECOND)
+    assert path.pass_ns(5 * SECOND) is State.OPEN
+    path.now += 10 * SECOND
+    path.reports.clear()
+    path.answers.clear()
+    assert path.pass_ns(SILENT_NS + 3 * path.rtt + 10 * MS) is State.DARK
+
+
 def test_a_path_that_was_open_for_long_is_open_again_after_two_answers() -> None:
     path = Path(lambda at: not 90 * SECOND <= at < 95 * SECOND)
     path.pass_ns(110 * SECOND)

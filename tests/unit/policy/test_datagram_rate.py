@@ -75,6 +75,20 @@ def test_the_first_ten_ms_of_loopback_are_enough_for_5_gbit_a_second() -> None:
     assert delivered(flow, 0.02) > 0.9
 
 
+@pytest.mark.parametrize(("knows", "first", "then"), [(1.0, 0.8, 0.9), (0.5, 0.4, 0.9), (4.0, 0.8, 0.9)])
+def test_a_successor_goes_on_at_the_rate_of_its_predecessor_and_finds_another_one(
+    knows: float, first: float, then: float
+) -> None:
+    """`knows`: the share of the link that it takes for its rate. A beginner has a quarter of it in that time."""
+    flow, beginner = Datagrams(link(queue=8)), Datagrams(link(queue=8))
+    flow.control.resume(knows * flow.link.rate, flow.link.round_trip, flow.clock.now)
+    assert delivered(flow, 0.2) > first * 0.75 > delivered(beginner, 0.2)
+    delivered(flow, 3)
+    flow.queues.clear()
+    assert delivered(flow, 4) > then
+    assert percentile(flow.queues, 0.9) < 20 * MS
+
+
 @pytest.mark.parametrize("queue", [1, 4])
 @pytest.mark.parametrize("first", ["ours", "the other", "both"])
 @pytest.mark.parametrize("kind", [Cubic, Bbr])
@@ -243,6 +257,17 @@ def test_silence_gives_up_what_is_under_way_and_tries_with_a_few_segments() -> N
     assert (control.under_way, control.window) == (0, LEAST_WINDOW)
     control.on_report(150 * MS, 14_600, 9, 0, 0, 0)
     assert control.window > LEAST_WINDOW
+
+
+def test_a_pause_of_this_end_is_no_silence() -> None:
+    control = RateControl(MS)
+    control.on_tick(MS)
+    control.on_sent(2 * MS, control.window, 9, False)
+    control.on_tick(500 * MS)
+    assert control.under_way == control.window
+    for now in range(510, 710, 10):
+        control.on_tick(now * MS)
+    assert control.under_way == 0
 
 
 def test_reports_of_nonsense_leave_a_rate_and_a_window() -> None:

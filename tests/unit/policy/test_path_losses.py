@@ -16,6 +16,7 @@ LEAST = 40 * MS
 def sample(round_trip: float, segments: int, lost: int = 0, ce: int = 0) -> DeliverySamples:
     made = DeliverySamples(0)
     made.round_trip, made.segments, made.lost, made.ce = int(round_trip * MS), segments, lost, ce
+    made.missing = lost
     made.sent_with = segments * 1000
     return made
 
@@ -35,6 +36,16 @@ def learnt(share: float, seed: int = 1) -> PathLosses:
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.1])
 def test_the_usual_share_is_that_of_slow_segments_without_a_queue(share: float) -> None:
     assert 0.7 * share <= learnt(share).usual <= 1.15 * share
+
+
+def test_a_loss_that_is_known_late_counts_for_the_segments_that_were_lost() -> None:
+    losses = PathLosses()
+    for _ in range(100):
+        slow, fast = sample(40, 20), sample(80, 20, 4)
+        slow.missing, fast.missing = 2, 2
+        add(losses, slow, slow=True)
+        add(losses, fast)
+    assert losses.usual == pytest.approx(0.09, abs=0.02)
 
 
 def test_segments_that_met_a_queue_or_were_sent_fast_teach_nothing() -> None:

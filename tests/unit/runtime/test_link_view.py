@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from pipeline.runtime.link_paths import Paths
 from pipeline.runtime.link_view import ConnectionRef, LinkView
 from pipeline.shm.layout import (
+    DATAGRAM_BULK_BY_TCP,
     DATAGRAM_PATH,
     DATAGRAM_RECEIVED_BYTES,
+    DATAGRAM_WAITS,
     LINK_RECEIVED_BYTES,
     PEER_INDEX_BITS,
     RECORD_WORDS,
@@ -299,6 +301,7 @@ def test_a_state_that_was_seen_before_is_as_true_as_one_that_was_not(
 # -- datagrams
 
 HANDLE, HANDLE_BEFORE = (session << PEER_INDEX_BITS | PEER for session in (9, 8))
+WAITS = HANDLE | DATAGRAM_WAITS
 
 
 @pytest.fixture
@@ -323,9 +326,12 @@ def paths(run: Run, *handles: int) -> None:
         ((HANDLE, 0, HANDLE), 0),
         ((0, 0, HANDLE), 2),
         ((HANDLE_BEFORE, HANDLE_BEFORE, HANDLE), 2),
+        ((WAITS, HANDLE, WAITS), 1),
+        ((WAITS, WAITS, WAITS), LANE),
+        ((0, WAITS, HANDLE_BEFORE | DATAGRAM_WAITS), 1),
     ],
 )
-def test_while_a_dgram_worker_has_a_path_to_the_peer_it_is_the_consumer_and_nothing_is_coded_or_copied(
+def test_while_a_dgram_worker_has_a_path_to_the_peer_or_waits_for_one_it_is_the_consumer_and_nothing_is_coded_or_copied(
     datagram_run: Run, handles: tuple[int, ...], lane: int
 ) -> None:
     paths(datagram_run, *handles)
@@ -335,7 +341,9 @@ def test_while_a_dgram_worker_has_a_path_to_the_peer_it_is_the_consumer_and_noth
     assert state.offloads == 5
 
 
-@pytest.mark.parametrize("handles", [(0, 0, 0), (HANDLE_BEFORE,) * 3, (HANDLE + 1,) * 3])
+@pytest.mark.parametrize(
+    "handles", [(0, 0, 0), (HANDLE_BEFORE,) * 3, (HANDLE + 1,) * 3, (HANDLE_BEFORE | DATAGRAM_WAITS,) * 3]
+)
 def test_without_a_path_to_this_session_of_the_peer_the_connections_are_all_there_is(
     datagram_run: Run, handles: tuple[int, ...]
 ) -> None:
@@ -362,6 +370,20 @@ def test_a_path_that_opens_or_closes_and_a_session_that_ends_are_seen_at_once(da
         consumers.append(view.state(PEER).bulk_consumer)
         assert of_tcp.state(PEER).bulk_consumer == LANE
     assert consumers == [LANE, 3 + LANE, LANE, 3 + LANE, LANE]
+
+
+def test_where_bulk_goes_by_tcp_it_is_coded_as_ever_and_light_blocks_stay_with_datagrams(datagram_run: Run) -> None:
+    paths(datagram_run, HANDLE, HANDLE, HANDLE)
+    view, of_tcp = (LinkView(datagram_run.attach(f"tun-{LANE}"), datagrams) for datagrams in (True, False))
+    words = datagram_run.memory.peer_table.datagrams_out
+    for lane, handle, is_by_tcp in ((LANE + 1, HANDLE, False), (LANE, HANDLE_BEFORE, False), (LANE, HANDLE, True)):
+        words[lane][PEER * RECORD_WORDS + DATAGRAM_BULK_BY_TCP] = handle
+        state, tcp = view.state(PEER), of_tcp.state(PEER)
+        assert state.light_consumer == 3 + LANE and state.copies == -1
+        assert state.bulk_consumer == (tcp.bulk_consumer if is_by_tcp else 3 + LANE)
+        assert (state.parity, state.is_coded) == ((tcp.parity, tcp.is_coded) if is_by_tcp else (0, False))
+    words[LANE][PEER * RECORD_WORDS + DATAGRAM_BULK_BY_TCP] = 0
+    assert view.state(PEER).bulk_consumer == 3 + LANE
 
 
 def test_bytes_in_datagrams_are_no_news(datagram_run: Run) -> None:

@@ -129,7 +129,7 @@ def test_a_segment_of_as_many_bytes_but_another_shape_is_refused(make: Make) -> 
 
 def views(table: PeerTable) -> list[memoryview]:
     tables = table.links, table.sent, table.numbers, table.transit_numbers, table.recoveries, table.paths, table.arrived
-    of_datagrams = table.datagrams_in, table.datagrams_out
+    of_datagrams = table.datagrams_in, table.datagrams_out, table.datagrams_fake_tcp
     return [table.records, *(view for views in (*tables, *of_datagrams) for view in views)]
 
 
@@ -190,6 +190,7 @@ def test_the_words_of_a_record_are_different_words_and_fit_it() -> None:
             "DATAGRAM_ROUND_TRIP",
             "DATAGRAM_LOST_",
             "DATAGRAM_CUT",
+            "DATAGRAM_BULK_",
         ),
     ):
         words = [value for name, value in vars(layout).items() if name.startswith(kinds)]
@@ -248,7 +249,8 @@ def test_a_table_with_dgram_workers_is_another_one_than_a_table_without(make: Ma
         with pytest.raises(LocalError, match="expected"):
             peer_table.attach(made.memory.name, CAPACITY, LANES, ROWS, datagrams=not datagrams)
         attached = peer_table.attach(made.memory.name, CAPACITY, LANES, ROWS, datagrams=datagrams)
-        assert len(attached.datagrams_in) == len(attached.datagrams_out) == (LANES if datagrams else 0)
+        for records in (attached.datagrams_in, attached.datagrams_out, attached.datagrams_fake_tcp):
+            assert len(records) == (LANES if datagrams else 0)
         attached.close()
 
 
@@ -256,7 +258,8 @@ def test_a_dgram_worker_writes_the_datagram_records_of_its_lane_alone(make: Make
     made = make(datagrams=True)
     writer = "dgram", 1, layout.DUTIES
     attached = peer_table.attach(made.memory.name, CAPACITY, LANES, ROWS, writer, datagrams=True)
-    assert [view.readonly for view in (*attached.datagrams_in, *attached.datagrams_out)] == [True, False] * 2
+    written = *attached.datagrams_in, *attached.datagrams_out, *attached.datagrams_fake_tcp
+    assert [view.readonly for view in written] == [True, False] * 3
     assert all(view.readonly for view in (*attached.links, *attached.sent, attached.records))
     attached.datagrams_in[1][layout.DATAGRAM_PATH] = peer_handle(0)
     assert made.datagrams_in[1][layout.DATAGRAM_PATH] == peer_handle(0)

@@ -10,7 +10,15 @@ import msgspec
 import pytest
 
 from tools.bench import loss_plot
-from tools.bench.loss import CONFIGURATIONS, SCENARIOS, about_seconds, fitting, main
+from tools.bench.loss import (
+    CONFIGURATIONS,
+    NAMED_CONFIGURATIONS,
+    NAMED_SCENARIOS,
+    SCENARIOS,
+    about_seconds,
+    fitting,
+    main,
+)
 from tools.bench.loss_report import (
     Cell,
     Configuration,
@@ -59,6 +67,8 @@ def stream(**fields) -> Stream:
             "bulk_mbit": 43.26,
             "bulk_gap_ms": 310.0,
             "bulk_survived": True,
+            "client_cpu": 4.25,
+            "server_cpu": 5.5,
             **fields,
         }
     )
@@ -109,6 +119,18 @@ def test_the_scenarios_are_random_and_bursty_ones_a_path_that_fades_and_two_even
     assert len({one.name for one in SCENARIOS}) == len(SCENARIOS)
 
 
+def test_worse_paths_and_other_carriers_are_measured_if_they_are_asked_for(capsys: pytest.CaptureFixture) -> None:
+    assert {one.name for one in NAMED_SCENARIOS} == {"random-10", "random-20", "reorder-5"}
+    assert {one.name: one.in_datagrams for one in NAMED_CONFIGURATIONS}["tcp"] is False
+    assert not {one.name for one in NAMED_SCENARIOS} & {one.name for one in SCENARIOS}
+    names = [one.name for one in (*CONFIGURATIONS, *NAMED_CONFIGURATIONS)]
+    assert len(set(names)) == len(names)
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert all(one.name in said for one in (*NAMED_SCENARIOS, *NAMED_CONFIGURATIONS))
+
+
 def test_a_packet_that_came_twice_counts_once_and_by_its_first_arrival() -> None:
     found = of_arrivals(5, [*arrivals(n0=20, n2=25, n3=90), *arrivals(n2=400)])
     assert found == Delays(sent=5, lost=2, p50=25, p99=90, max=90)
@@ -142,7 +164,9 @@ def test_local_port_and_bytes_are_read_from_what_ss_says() -> None:
 
 def test_the_table_shows_every_measurement_and_the_links_own_loss() -> None:
     lines = rows(table(result(loss_cell())))
-    assert ("five 40.5 101.5 104.0 0 | 20.2 81.5 1250 3 | 20.2 81.5 1250 3 | 43.3 310 | 2.00 2.10 100") in lines
+    assert (
+        "five 40.5 101.5 104.0 0 | 20.2 81.5 1250 3 | 20.2 81.5 1250 3 | 43.3 310 | 4.2 5.5 | 2.00 2.10 100"
+    ) in lines
     assert "five connections=5 fec=off" in lines
 
 
@@ -191,6 +215,11 @@ def test_the_bare_link_has_no_part_in_events() -> None:
     bare, tunnel = Configuration("bare", None), Configuration("one", ())
     assert fitting([bare, tunnel], lossy) == [bare, tunnel]
     assert fitting([bare, tunnel], event) == [tunnel]
+
+
+def test_no_connection_is_struck_where_none_carries_the_load() -> None:
+    udp = next(one for one in CONFIGURATIONS if one.in_datagrams)
+    assert fitting([udp], SCENARIOS[1]) == [udp] and fitting([udp], SCENARIOS[-1]) == []
 
 
 def test_a_line_of_the_plot_has_its_losses_in_order_and_begins_at_none() -> None:

@@ -88,6 +88,7 @@ WELCOMES = st.one_of(
         lane=U8,
         dns=st.just(()),
         datagram_port=st.none(),
+        fake_tcp_port=st.just(0),
         padding=st.just(b""),
     ),
     st.builds(
@@ -98,6 +99,7 @@ WELCOMES = st.one_of(
         lane=U8,
         dns=several(st.ip_addresses(), DNS_SERVERS_MAX),
         datagram_port=st.none() | U16,
+        fake_tcp_port=U16,
         padding=st.binary(max_size=255),
     ),
 )
@@ -250,6 +252,13 @@ def test_a_server_tells_its_port_for_datagrams_behind_all_else_and_one_of_anothe
         assert told.frame() == grown(FULL_WELCOME.frame(), b"\x0a\x02" + value) and decode(told.frame()) == told
     for value in (b"", b"\1", b"\0\1\0"):
         assert decode(grown(FULL_WELCOME.frame(), b"\x0a" + bytes([len(value)]) + value)) == FULL_WELCOME
+
+
+def test_a_server_tells_its_port_for_fake_tcp_and_one_of_another_size_is_none() -> None:
+    told = FULL_WELCOME._replace(fake_tcp_port=444)
+    assert told.frame() == grown(FULL_WELCOME.frame(), b"\x0b\x02\x01\xbc") and decode(told.frame()) == told
+    for value in (b"", b"\1", b"\0\1\0"):
+        assert decode(grown(FULL_WELCOME.frame(), b"\x0b" + bytes([len(value)]) + value)) == FULL_WELCOME
 
 
 @pytest.mark.parametrize("takes", [True, False])

@@ -14,9 +14,11 @@ from pipeline.supervisor.processes import cores
 FOUR = made_of(1, 1, 4)
 
 
-def assign(affinity: object, machine: Machine = FOUR, **settings: object) -> dict[str, list[int]]:
+def assign(
+    affinity: object, machine: Machine = FOUR, has_datagrams: bool = True, **settings: object
+) -> dict[str, list[int]]:
     config = parse({"mode": "server", "fec": "off", "affinity": affinity, **settings}, machine=machine)
-    shape = topology.shape_of(config.compat, config.fec, config.carrier != "tcp")
+    shape = topology.shape_of(config.compat, config.fec, has_datagrams and config.carrier != "tcp")
     found = topology.list_workers(shape, config.lanes, config.split_workers)
     workers = [
         WorkerPlan(name, kind, lane, page, dict.fromkeys(duties, "/bell"))
@@ -41,6 +43,15 @@ def test_the_plan_of_the_machine_is_followed() -> None:
 def test_configured_cores_are_used_and_other_workers_get_other_cores() -> None:
     assert assign({"tun-0": [0, 1]}) == {"tun-in-0": [0, 1], "tun-out-0": [0, 1], "tcp-0": [2, 3]}
     assert assign({"tun-in-0": [3]}) == {"tun-in-0": [3], "tcp-0": [0, 1], "tun-out-0": [2]}
+
+
+def test_dgram_workers_may_be_named_although_no_udp_port_could_be_had() -> None:
+    given = {"dgram-0": [3], "tun-0": [0, 1]}
+    assert assign(given, carrier="auto")["dgram-0"] == [3]
+    without = {"tun-in-0": [0, 1], "tun-out-0": [0, 1], "tcp-0": [2, 3]}
+    assert assign(given, carrier="auto", has_datagrams=False) == without == assign({"tun-0": [0, 1]})
+    (complaint,) = complaints({"dgram-1": [3]}, carrier="auto", split_workers=[])
+    assert "dgram-1" in complaint
 
 
 def test_an_unknown_worker_is_named_with_the_known_ones() -> None:

@@ -47,16 +47,16 @@ class Client:
         assert offer is not None
         self.session = answer_offer(offer, AES_256_GCM, b"", self.settings.client_id, SESSION)
 
-    def welcome(self, port: int | None, server: str = "192.0.2.1") -> tuple[object, ...] | None:
+    def welcome(self, port: int | None, server: str = "192.0.2.1", fake_tcp_port: int = 0) -> tuple[object, ...] | None:
         """A WELCOME with this port comes from there: where datagrams go then."""
         hello = client_hello(self.settings, b"", 0, bytes(32)).frame()
         key_share = answer_key_share(self.session, b"").pack()
-        frame = Welcome(2, 0, 1400, 0, key_share=key_share, datagram_port=port).frame()
+        frame = Welcome(2, 0, 1400, 0, key_share=key_share, datagram_port=port, fake_tcp_port=fake_tcp_port).frame()
         report = {"serial": 1, "hello": hello.hex(), "challenge": "", "hash": "", "welcome": frame.hex()}
         answer: Any = self.role.answer_request(cast(Any, report | {"server": server}))
         assert answer["distrust"] == "" and answer["seal"]
         found = self.secrets.read(answer["seal"]["peer_handle"])
-        return (found.host, found.port, found.scope) if found else None
+        return (found.host, found.port, found.scope, found.fake_tcp_port) if found else None
 
     def close(self) -> None:
         segment.unlink(self.table.memory.name)
@@ -75,6 +75,22 @@ def client() -> Iterator[Client]:
 def test_datagrams_go_to_the_port_that_the_server_tells_or_to_the_one_that_was_dialed(client: Client) -> None:
     assert client.welcome(443) == DatagramServer.at("192.0.2.1", 443)
     assert client.welcome(0) == DatagramServer.at("192.0.2.1", 9000)
+
+
+@pytest.mark.parametrize(
+    ("carrier", "both", "takes_fake_tcp"),
+    [("auto", (443, 444), True), ("faketcp", (0, 444), True), ("udp", (443, 0), False)],
+)
+def test_a_client_takes_of_what_the_server_offers_the_kinds_that_it_has_itself(
+    carrier: str, both: tuple[int, int], takes_fake_tcp: bool
+) -> None:
+    made = Client(carrier=carrier)
+    try:
+        assert made.welcome(443, fake_tcp_port=444) == DatagramServer.at("192.0.2.1", both[0], 0, both[1])
+        found = made.welcome(None, fake_tcp_port=444)
+        assert found == (DatagramServer.at("192.0.2.1", 0, 0, 444) if takes_fake_tcp else None)
+    finally:
+        made.close()
 
 
 def test_a_later_connection_says_where_the_server_is_now(client: Client) -> None:

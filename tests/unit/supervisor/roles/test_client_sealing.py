@@ -248,7 +248,7 @@ def test_a_session_has_secrets_of_datagrams_while_its_server_takes_them_and_wher
         found = client.secrets.read(handle)
         theirs = server.datagram_secrets()
         assert (found.suite, found.send, found.receive) == (theirs.suite, theirs.receive, theirs.send)
-        assert (found.host, found.port, found.scope) == place
+        assert (found.host, found.port, found.scope, found.fake_tcp_port) == place
     version = client.secrets.version(handle)
     client.sealing.use_datagrams(SESSION, ELSEWHERE)
     assert client.secrets.version(handle) == version

@@ -16,7 +16,7 @@ from pipeline.supervisor.roles.datagram_watch import LOOK_NS, UNANSWERED_NS, Dat
 
 HERE = DatagramServer.at("192.0.2.7", 443)
 OPEN, DARK = (State.OPEN, PASSES), (State.DARK, MISSED)
-OPENED = ("datagrams-open", "bob", "to 192.0.2.7:443")
+OPENED = ("datagrams-open", "bob", "by UDP to 192.0.2.7:443")
 
 
 class Watched:
@@ -31,11 +31,12 @@ class Watched:
         self.now = 10**12
         self.table.write_record(4096 + 1, 0)
 
-    def say(self, state: tuple[State, str] | None, lane: int = 0, peer: int = 1) -> None:
+    def say(self, state: tuple[State, str] | None, lane: int = 0, peer: int = 1, fake_tcp: bool = False) -> None:
         status = None
         if state is not None:
             status = DatagramStatus(CarrierStatus(state[0], self.now, state[1]), HERE.host, HERE.port, 1200)
-        datagram_status.publish(self.table.datagrams_in[lane], peer, status)
+        records = self.table.datagrams_fake_tcp if fake_tcp else self.table.datagrams_in
+        datagram_status.publish(records[lane], peer, status)
 
     def after(self, nanoseconds: int = LOOK_NS) -> list[tuple[str, str, str]]:
         self.now += nanoseconds
@@ -66,6 +67,19 @@ def test_a_path_that_opens_is_said_once_and_one_that_goes_dark_with_its_reason(w
     assert watched.after() == []  # the other lane's is open
     watched.say(DARK, lane=1)
     assert watched.after() == [("datagrams-dark", "bob", f"{MISSED}; blocks go by TCP")]
+    watched.say(OPEN)
+    assert watched.after() == [OPENED]
+
+
+def test_a_path_of_another_kind_is_said_with_the_reason_why_the_first_is_not_used(watched: Watched) -> None:
+    watched.say(OPEN)
+    assert watched.after() == [OPENED]
+    watched.say(DARK)
+    watched.say(OPEN, fake_tcp=True)
+    assert watched.after() == [("datagrams-open", "bob", f"by fake TCP to 192.0.2.7:443, since UDP: {MISSED}")]
+    watched.say((State.DARK, MISSED), fake_tcp=True)
+    text = f"UDP: {MISSED}; fake TCP: {MISSED}; blocks go by TCP"
+    assert watched.after() == [("datagrams-dark", "bob", text)]
     watched.say(OPEN)
     assert watched.after() == [OPENED]
 

@@ -75,6 +75,22 @@ def test_a_block_that_no_row_has_come_of_is_lost_if_a_later_one_is_known() -> No
     assert [number for number, _ in Kept(block(0), block(1), block(2)).lost(*listed)] == [2], "others may be left out"
 
 
+def test_a_full_list_tells_of_the_blocks_between_its_ends_alone() -> None:
+    kept = Kept(*(block(number) for number in range(6)))
+    listed = [Incomplete(0, 2, 0, 1), *[Incomplete(0, 4, 0, 1)] * (INCOMPLETE_MOST - 1)]
+    assert [number for number, _ in kept.lost(*listed)] == [2, 3, 4], "nothing is known of 0, 1 and 5"
+    assert kept.blocks[3].lacking == list(range(kept.blocks[3].rows))
+
+
+def test_lost_rows_of_a_light_block_go_again_although_later_blocks_have_passed_it() -> None:
+    kept = Kept(*(block(number, 5000, stream=LIGHT) for number in range(3)))
+    report = Report(NO_COUNTS, (Arrivals(LIGHT, 3, b""),), (Incomplete(0, 1, 0, 1),))
+    assert [(each.number, rows) for each, rows in kept.kept.take_report(report, 999, 999)] == [(1, [0])]
+    assert kept.done == [0, 2]
+    kept.kept.take_report(Report(NO_COUNTS, (Arrivals(LIGHT, 3, b""),)), 999, 999)
+    assert kept.done == [0, 2, 1]
+
+
 def test_rows_that_later_ones_may_have_overtaken_are_not_lost() -> None:
     for highest, until, expected in ((18, 999, False), (19, 0, False), (19, 1, True)):
         kept = Kept(block(0), block(1), block(2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 
@@ -15,7 +16,7 @@ from pipeline.sealing.datagram_seal import OVERHEAD
 from pipeline.shm.datagram_secrets import DatagramSecrets
 from pipeline.wire import control_datagram
 from pipeline.wire.control_datagram import PROBE_LEAST, Answer, Probe, pack_probe
-from workers.dgram.path import Path
+from workers.dgram.path import Path, SegmentSender
 from workers.dgram.path_control import PathControl, Way
 from workers.dgram.sessions import Session
 
@@ -23,6 +24,7 @@ MS = 1_000_000
 SECOND = 1000 * MS
 SERVER = Address("192.0.2.1", 443)
 CLIENT = Address("198.51.100.7", 5555)
+SEGMENTS = cast("SegmentSender", None)
 SESSION = Session(DatagramSecrets(256, 1, bytes(16), 0, bytes(32), bytes(32)))
 
 
@@ -42,9 +44,9 @@ class Ends:
         self.sent: list[tuple[bool, int, int]] = []  # to the server, size, type
         self.count = {True: 0, False: 0}
         self.client = PathControl(
-            Path(SESSION, 0), "auto", self._sender(True), self.now, (SERVER, Way(("server",), []))
+            Path(SESSION, 0, SEGMENTS), "auto", self._sender(True), self.now, (SERVER, Way(("server",), []))
         )
-        self.server = PathControl(Path(SESSION, 0), "auto", self._sender(False), self.now)
+        self.server = PathControl(Path(SESSION, 0, SEGMENTS), "auto", self._sender(False), self.now)
 
     def _sender(self, to_server: bool) -> Callable[[Path, bytes, Way], int]:
         def send(path: Path, body: bytes, way: Way) -> int:
@@ -87,6 +89,34 @@ def test_a_path_opens_at_both_ends_within_two_round_trips() -> None:
     assert ends.client.is_open and ends.server.is_open
     assert ends.server.address == CLIENT
     assert ends.client.path.probed_round_trip == pytest.approx(2 * ends.delay, abs=10 * MS)
+
+
+def test_while_there_is_no_flow_nothing_is_probed_and_then_at_once() -> None:
+    ends = Ends()
+    there = False
+    ends.client = PathControl(
+        Path(SESSION, 0, SEGMENTS), "auto", ends._sender(True), ends.now, (SERVER, Way(("server",), [])),
+        reaches=lambda address: there,
+    )  # fmt: skip
+    ends.run(30 * SECOND)
+    assert not ends.sent
+    there = True
+    ends.run(4 * ends.delay + 20 * MS)
+    assert ends.client.is_open and ends.server.is_open
+
+
+def test_a_dark_path_lets_its_socket_know() -> None:
+    ends, doubts = Ends(), []
+    ends.client = PathControl(
+        Path(SESSION, 0, SEGMENTS), "auto", ends._sender(True), ends.now, (SERVER, Way(("server",), [])),
+        doubt=lambda: doubts.append(ends.now),
+    )  # fmt: skip
+    ends.run(SECOND)
+    assert ends.client.is_open and not doubts
+    ends.passes = lambda to_server, size: False
+    ends.client.path.outstanding_since = ends.now
+    ends.run(SECOND)
+    assert not ends.client.is_open and doubts
 
 
 def test_no_more_than_three_times_as_much_goes_to_an_address_that_is_not_proved() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pipeline.datagram.cut import PARTS_MAX
 from pipeline.fec import shard
 from pipeline.policy import datagram_parity
@@ -119,6 +121,30 @@ def test_a_path_with_a_short_round_trip_gets_repeats_instead_of_parity() -> None
     assert not plan_of(0.02, round_trip=200 * MS).repeats
 
 
+def filled(plan: CutPlan, share: float, round_trip: int = 40 * MS) -> CutPlan:
+    """Bulk takes so much of the path's rate."""
+    for update in range(1, 6):
+        plan.bulk = int(share * 625_000)
+        plan.update(SECOND + update * UPDATE_NS, 6_250_000, 1472, round_trip, 6_250_000)
+    return plan
+
+
+@pytest.mark.parametrize("size", [2500, 30_000, 66_000])
+def test_bulk_that_fills_a_path_has_repeats_in_place_of_parity(size: int) -> None:
+    for share, has_parity in ((0.0, True), (0.3, True), (0.5, False), (0.9, False)):
+        plan = filled(plan_of(0.02), share)
+        assert (plan.cut(size, 1444).cut.m > 0) is has_parity
+        assert plan.cut(size, 1444, is_light=True).cut.m > 0, "nothing waits for light blocks"
+        assert plan.times(40) >= 1
+    far = filled(plan_of(0.02, round_trip=200 * MS), 0.9, 200 * MS)
+    assert far.cut(size, 1444).cut.m > 0, "a repeat would come too late"
+
+
+def test_light_blocks_of_several_rows_have_a_parity_row_before_a_loss_is_known() -> None:
+    plan = plan_of(0)
+    assert (plan.cut(14_000, 1444).cut.m, plan.cut(14_000, 1444, is_light=True).cut.m) == (0, 1)
+
+
 def test_a_plan_forgets_losses_of_the_past() -> None:
     plan = plan_of(0.1)
     segments = 10_000
@@ -146,7 +172,7 @@ def test_every_block_has_a_cut_of_the_smallest_rows() -> None:
 
 
 def test_light_blocks_have_copies_enough_for_what_the_path_loses() -> None:
-    assert [copies_of(loss) for loss in (0.0, 1e-4, 0.005, 0.02, 0.1)] == [0, 0, 1, 2, 2]
+    assert [copies_of(loss) for loss in (0.0, 1e-4, 0.005, 0.02, 0.1)] == [0, 0, 1, 2, 3]
     for loss in (0.005, 0.02, 0.1):
         assert loss ** (copies_of(loss) + 1) < 1.001 * datagram_parity.target(loss)
     assert plan_of(0.02).spacing_ns <= COPY_SPACING_MOST_NS

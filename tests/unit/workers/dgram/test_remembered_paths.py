@@ -4,24 +4,32 @@ from __future__ import annotations
 
 from typing import cast
 
+from pipeline.policy.carrier_order import Kind
 from pipeline.sealing.datagram_memory import DatagramMemory
 from workers.dgram.remembered_paths import ENTRIES, Remembered, RememberedPaths
 
 PLACE_BYTES = DatagramMemory.ADDRESS_BYTES - 8
 
 
-def path(lane: int, ancillary: tuple[int, int, bytes] | None = None) -> Remembered:
-    return Remembered(lane, 1452, bytes([lane]) * 16, 4000 + lane, 3, ancillary)
+def path(lane: int, ancillary: tuple[int, int, bytes] | None = None, kind: Kind = Kind.UDP) -> Remembered:
+    return Remembered(lane, 1452, bytes([lane]) * 16, 4000 + lane, 3, ancillary, kind)
 
 
 def test_paths_are_found_as_they_were() -> None:
     place = memoryview(bytearray(PLACE_BYTES))
-    paths = [path(1, (0, 8, bytes(range(12)))), path(31, (41, 50, bytes(range(20))))]
+    paths = [path(1, (0, 8, bytes(range(12)))), path(31, (41, 50, bytes(range(20))), Kind.FAKE_TCP)]
     RememberedPaths(place).replace(paths)
     assert list(RememberedPaths(place)) == paths
     RememberedPaths(place).replace(paths[1:])
     assert list(RememberedPaths(place)) == paths[1:]
     RememberedPaths(place).replace([])
+    assert list(RememberedPaths(place)) == []
+
+
+def test_an_entry_of_a_kind_that_a_later_program_has_is_passed_over() -> None:
+    place = memoryview(bytearray(PLACE_BYTES))
+    RememberedPaths(place).replace([path(1)])
+    place[0] = 99
     assert list(RememberedPaths(place)) == []
 
 

@@ -14,6 +14,7 @@ from pipeline.datagram.cut import cut
 from pipeline.datagram.segment import HEADER_BYTES
 from pipeline.datagram.segmenter import Segmenter
 from pipeline.fec.codec import Codec
+from pipeline.policy.carrier_order import Kind
 from pipeline.shm.datagram_secrets import DatagramSecrets
 from pipeline.shm.layout import RECORD_WORDS
 from pipeline.wire.control_datagram import Report
@@ -70,7 +71,7 @@ class Receiving:
         left = np.delete(train.rows, list(lost), axis=0)
         for first in range(0, len(left), 64):
             self.reception.add_batch(left[first : first + 64], is_marked, self.now)
-        self.reports.add(self.reception)
+        self.reports.add(self.reception, Kind.UDP)
 
     def run(self, time: int, step: int = MS // 2) -> list[tuple[int, Report]]:
         """The reports that go out meanwhile: when, from now on."""

@@ -22,9 +22,9 @@ class Pair:
     def __init__(self) -> None:
         self.near, self.far = udp_socket(), udp_socket()
         self.counters = memoryview(bytearray(8 * 320)).cast("Q")
-        self.path = Path(session_of(1 << 12), 0)
-        self.path.address = self.far.getsockname()
         self.socket = SegmentSocket(self.near, self.counters)
+        self.path = Path(session_of(1 << 12), 0, self.socket)
+        self.path.address = self.far.getsockname()
 
     def send(self, segments: list[bytes]) -> int:
         return self.socket.send([b"".join(segments)], SIZE, len(segments), self.path)

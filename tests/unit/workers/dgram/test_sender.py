@@ -9,7 +9,7 @@ import pytest
 from pipeline.datagram.cut import PARTS_MAX
 from pipeline.fec import shard
 from pipeline.fec.shard import DATA_SHARDS_MAX, PARITY_SHARDS_MAX
-from pipeline.policy.datagram_rate import STARTUP
+from pipeline.policy.datagram_rate import CRUISE, STARTUP
 from pipeline.runtime.worker import NOTHING
 from pipeline.shm.layout import (
     DATAGRAM_CUT,
@@ -23,6 +23,7 @@ from pipeline.shm.layout import (
 from pipeline.shm.slot import write_header, write_run_count
 from tests.harness.datagram_sender import START, FarEnd, SenderRun
 from workers.dgram.path import Path
+from workers.dgram.sender import Sender
 
 BULK, LIGHT = 0x700, 0x701
 LANE_1 = 1 << 3
@@ -67,8 +68,8 @@ def test_bulk_of_the_only_peer_waits_in_its_ring_and_light_blocks_go_on(make_sen
     light = run.fill(90, "light", stream=LIGHT)
     run.until(lambda: run.far[path].blocks)
     assert run.far[path].blocks == [light]
-    run.until(lambda: len(run.far[path].blocks) == 17)
-    assert run.far[path].blocks[1:] == sent and run.count("dropped_peer_full") == 0
+    run.until(lambda: len(run.far[path].blocks_once) == 17)
+    assert run.far[path].blocks_once[1:] == sent and run.count("dropped_peer_full") == 0
 
 
 def test_a_peer_that_takes_nothing_holds_up_no_other(make_sender: Make) -> None:
@@ -144,13 +145,27 @@ def test_a_path_that_takes_the_place_of_another_one_goes_on_with_its_sequence(ma
     run.until(lambda: len(run.far[path].blocks) == 1 and run.sender.drained())
     last = run.far[path].fields[-1][0]
     run.paths.close(path)
-    other = Path(path.session, path.remote_lane)
+    other = Path(path.session, path.remote_lane, run.segments)
     far = run.far[other] = FarEnd(path.session)
     other.address, other.segment_most = far.address, path.segment_most
     run.paths.open(other)
     sent = run.fill(60_000)
     run.until(lambda: far.blocks == [sent] and run.sender.drained())
     assert far.fields[0][0] == last + 1 and other.outstanding_since is None
+
+
+def test_what_a_path_was_to_bring_goes_on_by_the_one_that_takes_its_place(make_sender: Make) -> None:
+    run = make_sender(capacity=1)
+    path = run.connect(fate=lambda number: False)
+    sent = [run.fill(60_000), run.fill(60_000)]
+    run.until(lambda: run.count("segments_sent") > 40)
+    other = Path(path.session, path.remote_lane, run.segments)
+    far = run.far[other] = FarEnd(path.session)
+    other.address, other.segment_most = far.address, 1400
+    run.paths.open(other)
+    run.until(lambda: len(far.blocks) == 2 and run.sender.drained())
+    assert far.blocks == sent and max(far.sizes) <= 1400
+    assert path.outstanding_since is None and run.count("blocks_returned") == 0
 
 
 def test_a_slot_with_a_run_table_is_for_tcp_workers(make_sender: Make) -> None:
@@ -299,3 +314,27 @@ def test_news_of_the_other_duty_end_a_wait(make_sender: Make) -> None:
     assert not run.sender._ready()
     run.fill(3000)
     assert run.sender._ready()
+
+
+PACE, ROUND_TRIP_US = 6_000_000, 40_000
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_a_successor_begins_with_the_pace_of_the_process_before_on_a_path_that_was_open(
+    make_sender: Make, is_resumed: bool
+) -> None:
+    run = make_sender()
+    words = run.run.memory.peer_table.datagrams_out[0]
+    words[DATAGRAM_RATE], words[DATAGRAM_ROUND_TRIP] = PACE, ROUND_TRIP_US
+    sender = Sender(run.run.attach("dgram-0"), run.paths)
+    run.sender = sender
+    path = run.connect()
+    path.is_resumed = is_resumed
+    run.fill(3000)
+    run.burst()
+    (outbound,) = sender._peers.paths.values()
+    rate = outbound.feedback.rate
+    assert (rate.phase == CRUISE) == is_resumed
+    if is_resumed:
+        assert rate.pacing_rate == pytest.approx(0.8 * PACE) and rate.round_trip == 1000 * ROUND_TRIP_US
+        assert rate.window > 0.8 * PACE * ROUND_TRIP_US / 1e6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
@@ -11,7 +12,7 @@ from pipeline.counters import ID
 from pipeline.sealing.datagram_seal import ControlWindows
 from pipeline.shm.datagram_secrets import DatagramSecrets, DatagramSecretTable
 from tests.harness.sealed_lane import handle, words
-from workers.dgram.path import Path, Paths
+from workers.dgram.path import Path, Paths, SegmentSender
 from workers.dgram.sessions import CONTROL, DATA, LOOK_NS, Session, Sessions
 
 CAPACITY = 3
@@ -118,8 +119,9 @@ def test_while_a_record_is_written_the_session_stays_as_it_is(table: DatagramSec
 
 
 def test_the_open_paths_to_a_peer_are_in_the_order_of_its_lanes() -> None:
-    session = Session(secrets(handle(1)))
-    first, second, other = Path(session, 0), Path(session, 1), Path(Session(secrets(handle(2, 1))), 0)
+    session, segments = Session(secrets(handle(1))), cast("SegmentSender", None)
+    first, second = Path(session, 0, segments), Path(session, 1, segments)
+    other = Path(Session(secrets(handle(2, 1))), 0, segments)
     paths = Paths()
     for each in (second, first, other, first):
         paths.open(each)
@@ -129,3 +131,15 @@ def test_the_open_paths_to_a_peer_are_in_the_order_of_its_lanes() -> None:
     paths.close(first)
     assert paths.of(handle(1)) == () and paths.of(handle(2, 1)) == (other,)
     assert paths.version != version and not first.is_open and other.is_open
+
+
+def test_a_path_of_another_kind_takes_the_place_of_the_one_to_that_lane() -> None:
+    session, segments = Session(secrets(handle(1))), cast("SegmentSender", None)
+    by_udp, by_fake_tcp, next_lane = (Path(session, lane, segments) for lane in (0, 0, 1))
+    paths = Paths()
+    for each in (by_udp, next_lane, by_fake_tcp):
+        paths.open(each)
+    assert paths.of(handle(1)) == (by_fake_tcp, next_lane)
+    assert not by_udp.is_open and by_fake_tcp.is_open
+    paths.close(by_udp)
+    assert paths.of(handle(1)) == (by_fake_tcp, next_lane)

@@ -13,7 +13,7 @@ from pipeline.fec import shard
 from pipeline.sealing import kinds
 from pipeline.shm.layout import TRANSIT_EPOCH_ACKNOWLEDGED, TRANSIT_EPOCH_OPENED
 from tests.harness.sealed_lane import Lane, block_keys, changed, handle, key, opened, sealed
-from workers.tun.sealing import BlockOpening, BlockSealing
+from workers.tun.sealing import UNNEEDED, BlockOpening, BlockSealing
 
 ME = handle(1)
 BLOCK = b"\0\0" + bytes(range(100))
@@ -39,6 +39,16 @@ def test_a_block_is_opened_once(lane: Lane, ends: tuple[BlockSealing, BlockOpeni
     assert opened(opening, run, ME) == BLOCK and opening.packets == 9
     assert opened(opening, run, ME) is None
     assert lane.counts() == REPLAYED
+
+
+def test_a_block_that_comes_in_datagrams_and_by_tcp_is_opened_once_and_no_fault_of_a_connection() -> None:
+    with closing(Lane(datagrams=True)) as lane:
+        lane.keys.write(block_keys(ME, key(1)))
+        sealing, opening = lane.sealing(3), lane.opening()
+        (run,) = sealed(sealing, ME, kinds.PLAIN, BLOCK)
+        assert opened(opening, run, ME) == BLOCK
+        assert opening.open(memoryview(run), 0, len(run), ME) == UNNEEDED
+        assert lane.counts() == {"tun.blocks_unneeded": 1}
 
 
 def test_a_block_is_opened_once_by_all_processes_of_a_lane(lane: Lane, ends: tuple[BlockSealing, BlockOpening]) -> None:
