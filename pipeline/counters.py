@@ -77,11 +77,13 @@ COUNTERS = (
             "(multicast_kbit)"),
     Counter(216, "tun.dropped_multicast_limit", IN, "multicast and broadcast packets from a peer beyond "
             "multicast_kbit"),
+    Counter(217, "tun.dropped_destination_refused", IN, "packets from a partner to an address that is not ours"),
     Counter(218, "tun.dropped_not_reachable", IN, "packets from peer to peer that may_reach does not allow"),
     Counter(219, "tun.dropped_unguarded", IN, "packets for the kernel from peers with rules, while the firewall table "
             "that has their rules is missing"),
     Counter(220, "tun.blocks_unneeded", IN, "sealed blocks that came in datagrams and by TCP: nobody had reported "
             "them, so they were sent again"),
+    Counter(221, "tun.dropped_not_taken_back", IN, "blocks for a partner without a path that had no key any more"),
     Counter(32, "tcp.frames_sent", OUT, "frames with packets or shards written to connections"),
     Counter(33, "tcp.bytes_sent", OUT, "wire bytes written to connections"),
     Counter(34, "tcp.keepalives_sent", OUT, "keepalive frames sent"),
@@ -191,7 +193,7 @@ COUNTERS = (
     Counter(260, "dgram.segments_repeated", OUT, "segments sent again, since the other end has missed them"),
     Counter(261, "dgram.copies_sent", OUT, "further copies of light blocks"),
     Counter(262, "dgram.blocks_unreported", OUT, "blocks of which no report came while the other end could want rows"),
-    Counter(263, "dgram.blocks_returned", OUT, "blocks given to tcp workers, since no datagram gets to the peer"),
+    Counter(263, "dgram.blocks_returned", OUT, "blocks given to tcp or tun workers, as no datagram gets to the peer"),
     Counter(264, "dgram.dropped_no_path", OUT, "blocks dropped: no datagram got to the peer for `hold`"),
     Counter(265, "dgram.dropped_peer_full", OUT, "blocks dropped: peer_queue_bytes waited for the peer"),
     Counter(266, "dgram.dropped_slot_spoilt", OUT, "slots, or runs in them, whose header contradicts itself"),
@@ -217,6 +219,7 @@ COUNTERS = (
     Counter(286, "dgram.paths_opened", IN, "times that a path to a peer was opened"),
     Counter(287, "dgram.paths_closed", IN, "times that a path to a peer was closed"),
     Counter(288, "dgram.ring_full_waits", IN, "times datagrams were left in the socket, as the arrived ring was full"),
+    Counter(289, "dgram.dropped_control_inside", IN, "control datagrams of a partner that came by the tunnel itself"),
     Counter(290, "dgram.flows_fake_opened", IN, "fake flows that were opened"),
     Counter(291, "dgram.flows_fake_ended", IN, "resets of fake flows that fit; each makes the client open another one"),
     Counter(292, "dgram.flows_fake_refused", IN, "fake flows that came to nothing, or were closed for want of room"),

@@ -89,6 +89,13 @@ KINDS = (
               "blocks for a peer or for the server travel in datagrams from now on"),
     EventKind(69, "datagrams-dark", INFO, "no datagrams with {subject}: {text}",
               "blocks for a peer or for the server travel in datagrams no more, or cannot at first"),
+    # direct paths between clients
+    EventKind(76, "direct-open", INFO, "direct path to {subject}: {text}",
+              "packets for another client of the hub go there by themselves from now on"),
+    EventKind(77, "direct-dark", INFO, "direct path to {subject} went dark: {text}",
+              "they go by the hub; probes may open the path again"),
+    EventKind(78, "direct-ended", INFO, "no direct path to {subject}: {text}",
+              "they go by the hub, until it begins another pair"),
     # accounting and hooks
     EventKind(72, "accounting-failed", ERROR, "accounting: {text}", "the account cannot be written; counts wait",
               logged=False),

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.cli import datagram_text
+from pipeline.cli import datagram_text, direct_text
 from pipeline.log import printable
 from pipeline.observe.sentence import amount, describe, established, peers_of, spoken
 from pipeline.peers.peer_status import IN_TLS, NOT_ENCRYPTED
@@ -36,6 +36,7 @@ def brief(snapshot: dict[str, Any], notes: Sequence[str] = ()) -> str:
             *_fec(snapshot.get("fec", {"mode": "off"})),
             *_encryption(snapshot),
             *datagram_text.brief(_connected(snapshot)),
+            *direct_text.brief(snapshot),
             *_reach(snapshot),
             *_full_tunnel(snapshot.get("full_tunnel") or {}),
             *_uplinks(snapshot),

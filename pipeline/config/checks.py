@@ -239,6 +239,11 @@ def carrier(config: Config) -> Violations:
             return
 
 
+def direct(config: Config) -> Violations:
+    if config.direct == "auto" and config.carrier == "tcp":
+        yield "direct", '"off" with carrier "tcp": direct paths are of datagrams', config.direct
+
+
 def state_dir(config: Config) -> Violations:
     if not config.state_dir.startswith("/"):
         expected = "a path beginning with /: every later start, from any directory, must find this directory again"
@@ -302,6 +307,7 @@ CHECKS = (
     Check(uplink_checks.others, ("uplinks", "mode", "compat", "fec", "proxy", "proxy_command", "websocket")),
     Check(uplink_checks.connections, ("uplinks", "mode", "compat", "fec", "connections", "light_connections")),
     Check(carrier, ("carrier", "mode", "compat", "encryption", *WAYS)),
+    Check(direct, ("direct", "carrier")),
     Check(dscp, ("dscp_light", "dscp_bulk")),
     Check(flow_rules, FLOW_RULES),
     Check(affinity, ("affinity", "lanes", "fec", "carrier", "split_workers")),

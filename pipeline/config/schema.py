@@ -263,6 +263,10 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "Port of a server for fake TCP, with `carrier` `faketcp` or `auto`. It is another one than that of "
         "`local_addr`, whose connections are real ones. Clients learn it by themselves; firewalls let TCP to it in. "
         "0: the port behind that of `local_addr`, such as 444 behind 443.")] = 0
+    direct: Annotated[Literal["off", "auto"], about(
+        "Whether clients of a hub may send packets to each other directly, in datagrams, past the hub. `auto`: where "
+        "both clients and the hub have `auto`, and the NATs of both clients let them: docs/direct.md. Clients learn "
+        "each other's addresses then.")] = "off"
     uplinks: Annotated[Uplinks, about(
         "Interfaces on which a client reaches its server at the same time, two to four: docs/uplinks.md. Each "
         "connection is bound to one of them, in turn. An uplink with the role `backup` carries nothing while another "

@@ -121,6 +121,8 @@ UNUSED = (
     Unused(("padding",), _without_sealing, "only records of sealed connections are padded"),
     Unused(("fake_tcp_port",), _without_fake_tcp, "carrier is neither faketcp nor auto"),
     Unused(("carrier",), _with_a_rate_of_connections, "only connections keep the rate that this end has"),
+    Unused(("direct",), _with_a_rate_of_connections, "direct paths would not keep the rate that this end has"),
+    Unused(("direct",), _for_one_client, "there are no two clients"),
     Unused(("accept_routes",), _on_server, "nobody sends routes to a server"),
     Unused(("full_tunnel", "kill_switch", "dns"), _on_server, "a server has the Internet by itself"),
     Unused(("kill_switch", "dns"), _without_full_tunnel, "full_tunnel is false"),

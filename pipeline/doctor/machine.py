@@ -17,6 +17,7 @@ from pipeline.credentials.ownership import find_exposure
 from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.doctor.finding import Finding, note, ok, problem
 from pipeline.doctor.subject import Subject
+from pipeline.policy.direct_pairs import PARTNERS_MAX
 from pipeline.runtime import topology
 from pipeline.runtime.tun import TUN_PATH
 from pipeline.shm import layout
@@ -142,6 +143,7 @@ def needed_bytes(config: Config) -> int:
     device = _Offloads()
     settings = worker_settings(config, TlsSettings(None, b"", b""), device, 0, None)._replace(carrier=config.carrier)
     capacity = config.max_clients if config.mode == "server" and config.multi_client else 1
+    capacity += PARTNERS_MAX if config.mode == "client" and config.direct == "auto" else 0
     plan = topology.build_plan(
         config.name, "0" * 8, config.mode, config.lanes, config.ring_slots, config.slot_bytes, settings, capacity,
         split=config.split_workers,

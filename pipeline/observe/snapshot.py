@@ -117,6 +117,7 @@ def _outline(
         "left_out": about["device"]["left_out"],
         "full_tunnel": about.get("full_tunnel"),
         "accounting": about.get("accounting"),
+        "direct": about.get("direct"),
         "hooks": about.get("hooks"),
         "websockets": about.get("websockets"),
         "connections": connections,

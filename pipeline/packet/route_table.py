@@ -9,7 +9,7 @@
 
 The table does not know what its numbers mean: workers store peer handles, AddressAssignment stores indexes of its
 claims, Membership stores peer indexes. NO_PEER as a number makes a hole in a wider network. EVERYBODY stands for all
-peers; to a duty that does not pass such packets on, it is no peer.
+peers; to a duty that does not pass such packets on, it is no peer. OWN are the networks of a client with partners.
 
 An address is its 4 or 16 bytes as they are in a packet. Of two entries for one network, the first counts. `cache` is
 always the same dict. When it is full it begins anew, so a peer that uses ever new addresses costs time, not memory. One
@@ -22,6 +22,7 @@ from collections.abc import Iterable
 
 NO_PEER = -1
 EVERYBODY = -2
+OWN = -3
 
 DEFAULT_ROUTES = ((bytes(4), 0), (bytes(16), 0))  # network address and prefix length of 0.0.0.0/0 and ::/0
 

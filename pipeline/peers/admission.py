@@ -206,6 +206,19 @@ class Admission:
     def _policy_of(self, name: str) -> PeerPolicy:
         return self._policies.get(name) or PeerPolicy(name)
 
+    def keeps_count(self, name: str) -> bool:
+        """Whether packets of this peer have to pass here: for its rate, or its quota."""
+        return self._has_rate(name) or bool(self._quotas.terms(name).limit)
+
+    def sessions(self, peers: Iterable[int] | None = None) -> list[PeerSession]:
+        """Those whose blocks may travel in datagrams: of these peers, or of all."""
+        found = self._sessions.all() if peers is None else [(each, self._sessions.find(each)) for each in peers]
+        return [each for peer, each in found if each is not None and self._sessions.uses_datagrams(peer)]
+
+    def routes(self) -> list[tuple[bytes, int, int]]:
+        """Each with the index of its peer."""
+        return self._membership.routes()
+
     def _has_rate(self, name: str) -> bool:
         """Whether there is a rate for this peer: connections alone keep it."""
         policy = self._policy_of(name)

@@ -24,7 +24,7 @@ from pipeline.sealing.session import KeyShare, SealedSession, answer_offer
 from pipeline.shm.datagram_secrets import DatagramServer
 from pipeline.shm.layout import PEER_INDEX_BITS
 from pipeline.shm.peer_table import PeerTable, Route
-from pipeline.wire.messages import ACCEPTS_SHARDS, TAKES_DATAGRAMS, Hello
+from pipeline.wire.messages import ACCEPTS_SHARDS, TAKES_DATAGRAMS, TAKES_NOTES, Hello
 
 CONNECTING_NS = UNSEEN_NS
 
@@ -45,6 +45,8 @@ class PeerSession(NamedTuple):
     key_share: bytes = b""  # of the client, as its HELLO has it
     sealed: SealedSession | None = None  # where blocks are sealed
     takes_datagrams: bool = False  # the client does, as its HELLO says
+    takes_notes: bool = False
+    offloads: int = 0  # that its device accepts
 
 
 class DatagramPorts(NamedTuple):
@@ -179,6 +181,8 @@ class PeerSessions:
             hello.key_share,
             sealed,
             bool(hello.features & TAKES_DATAGRAMS),
+            bool(hello.features & TAKES_NOTES),
+            hello.offloads,
         )
         if self._seals is not None and sealed is not None:
             self._seals.sessions.begin(peer_handle, sealed, now)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from pipeline.policy.epochs import KEEP_BEFORE_NS, SendEpoch
 from pipeline.sealing.session import SealedSession
-from pipeline.shm.datagram_secrets import DatagramSecrets, DatagramSecretTable, DatagramServer
+from pipeline.shm.datagram_secrets import NO_PLACES, DatagramSecrets, DatagramSecretTable, DatagramServer
 from pipeline.shm.key_table import BlockKeys, KeyTable
 from pipeline.shm.layout import PEER_INDEX_MASK, RECORD_WORDS, TRANSIT_EPOCH_ACKNOWLEDGED, TRANSIT_EPOCH_OPENED
 from pipeline.shm.peer_table import PeerTable
@@ -61,8 +61,11 @@ class SealedSessions:
     def uses_datagrams(self, peer_handle: int) -> bool:
         return peer_handle in self._kept and self._kept[peer_handle].server is not None
 
-    def use_datagrams(self, peer_handle: int, server: DatagramServer | None) -> None:
-        """Let blocks of this session travel in datagrams, which a client sends to `server`; None: not any more."""
+    def use_datagrams(self, peer_handle: int, server: DatagramServer | None, places: bytes = NO_PLACES) -> None:
+        """Let blocks of this session travel in datagrams, which a client sends to `server`; None: not any more.
+
+        `places`: where a partner may be.
+        """
         kept = self._kept.get(peer_handle)
         if self._datagrams is None or kept is None or kept.server == server:
             return
@@ -72,7 +75,9 @@ class SealedSessions:
         else:
             suite, send, receive = kept.session.datagram_secrets()
             host, port, scope, fake_tcp_port = server
-            self._datagrams.write(DatagramSecrets(peer_handle, suite, host, port, send, receive, scope, fake_tcp_port))
+            self._datagrams.write(
+                DatagramSecrets(peer_handle, suite, host, port, send, receive, scope, fake_tcp_port, places)
+            )
 
     def tick(self, now: int) -> bool:
         if now < self._next_tick_ns:

@@ -22,7 +22,7 @@ def client_hello(settings: WorkerSettings, key_id: bytes, dial_index: int, nonce
         client_id=settings.client_id,
         session=settings.session,
         traffic_class=framing.LIGHT if dial_index >= settings.connections else framing.BULK,
-        features=messages.features(settings.fec != "off", settings.takes_datagrams),
+        features=messages.features(settings.fec != "off", settings.takes_datagrams, settings.takes_notes),
         auth=messages.AUTH_KEY if key_id else messages.AUTH_NONE,
         key_id=key_id or bytes(messages.KEY_ID_BYTES),
         nonce=nonce,

@@ -38,6 +38,7 @@ from pipeline.shm.layout import (
     PATH_BULK,
     PATH_RATES,
     PEER_HANDLE,
+    PEER_OFFLOADS,
     RECORD_WORDS,
     STATE_WORDS,
 )
@@ -89,6 +90,8 @@ class LinkState(NamedTuple):
 
     Of a peer with uplinks, backups are among the connections only while no main uplink carries anything.
     """
+
+    by_datagrams: bool = False  # a dgram worker has a path: it is the consumer
 
     @property
     def is_coded(self) -> bool:
@@ -176,7 +179,14 @@ class LinkView:
         lane = self._lane_with_path(every[end:])
         if lane is not None:
             consumer = len(self._words) + lane
-            state = state._replace(light_consumer=consumer, is_foreign=False, copies=-1, is_paired=False)
+            state = state._replace(
+                light_consumer=consumer,
+                is_foreign=False,
+                copies=-1,
+                is_paired=False,
+                by_datagrams=True,
+                offloads=state.offloads if connected else self._peer_words[peer * RECORD_WORDS + PEER_OFFLOADS] or None,
+            )
             if every[end + len(self._datagram_words) + lane] != every[-1]:
                 state = state._replace(bulk_consumer=consumer, parity=0, has_paths=False)
             self._states[peer] = state

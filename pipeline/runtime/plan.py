@@ -119,6 +119,7 @@ class WorkerSettings(NamedTuple):
     uplinks: Sequence[Uplink] = ()  # interfaces that connections are bound to; none: the routes decide
 
     carrier: str = "tcp"  # of blocks: "tcp", "udp", or "auto" (pipeline.policy.carrier)
+    takes_notes: bool = False  # a client's supervisor does (pipeline.wire.notes)
 
     @property
     def datagrams(self) -> bool:

@@ -14,6 +14,8 @@ One JSON object a datagram in each direction, over a socket pair that never bloc
     Doubted            server    supervisor -> worker    with compat: is this peer still there?
     Replaced           server    supervisor -> worker    a client has dialed a slot again, perhaps at another worker
     Goaway             server    supervisor -> worker    tell the clients that this server is about to stop
+    NoteReport         both      worker -> supervisor    the other end's supervisor has sent this note
+    SendNote           both      supervisor -> worker    send this note to a peer, if a connection of it is here
     NewSettings        both      supervisor -> worker    a reload has changed the settings
     ProofRequest       client    worker -> supervisor    which proof answers this challenge?
     OwnProof           client    supervisor -> worker    this one, or none and why
@@ -154,6 +156,22 @@ class Goaway(TypedDict):
 
 
 @final
+class NoteReport(TypedDict):
+    """A note has come, sealed (pipeline.sealing.note_seal)."""
+
+    heard: str
+    peer_handle: int  # of the connection
+
+
+@final
+class SendNote(TypedDict):
+    """A note goes out, sealed."""
+
+    note: str
+    peer_handle: int
+
+
+@final
 class NewSettings(TypedDict):
     """Settings for connections that begin from now on."""
 
@@ -244,11 +262,22 @@ Request = (
     | ServerFound
     | TroubleReport
     | VisitsReport
+    | NoteReport
 )
 Decision = Admitted | NotAdmitted
 HandshakeAnswer = Admitted | NotAdmitted | Knocked | OwnProof | Verdict
 Answer = (
-    Admitted | NotAdmitted | Knocked | OwnProof | Verdict | ClaimDecision | Doubted | Replaced | Goaway | NewSettings
+    Admitted
+    | NotAdmitted
+    | Knocked
+    | OwnProof
+    | Verdict
+    | ClaimDecision
+    | Doubted
+    | Replaced
+    | Goaway
+    | SendNote
+    | NewSettings
 )
 
 

@@ -124,6 +124,11 @@ class DatagramSecret(NamedTuple):
         return _expand(self.secret, b"tunnel control key" + _STRETCH.pack(stretch))
 
 
+def note_key(header_root: bytes, direction: bytes) -> bytes:
+    """Of the notes in one direction of a session."""
+    return _expand(header_root, b"tunnel notes " + direction)
+
+
 def _extract(salt: bytes, material: bytes) -> bytes:
     return hmac.digest(salt, material, "sha256")
 

@@ -35,6 +35,7 @@ from pipeline.sealing.frame_cut import (
 from pipeline.sealing.header_seal import HeaderOpener, HeaderSealer
 from pipeline.sealing.padding import PADDED_FRAME_MOST, PaddingSource, marked, padding_of, split
 from pipeline.wire import charge, framing
+from pipeline.wire.notes import NOTE_BYTES_MAX
 
 _LENGTH_BYTES = framing.LENGTH.size
 _RUN_BYTES = shard.RUN_BYTES
@@ -51,11 +52,13 @@ _PACKET_CHARGE = charge.PACKET
 KEEPALIVE_HEADER = bytes([framing.KEEPALIVE]) + bytes(HEADER_BYTES - 1)
 GOAWAY_HEADER = bytes([framing.GOAWAY]) + bytes(HEADER_BYTES - 1)
 QUESTION_HEADER = bytes([framing.QUESTION]) + bytes(HEADER_BYTES - 1)
+NOTES_WAITING = 8
+"""Notes of one connection that wait to be taken; later ones are lost."""
 
 _END_KIND = 256  # a peer has no such number for a kind
 _END_HEADER = (_END_KIND, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 _NO_HEADER: tuple[int, ...] = ()
-_BARE_KINDS = (framing.KEEPALIVE, framing.GOAWAY, framing.QUESTION, _END_KIND)
+_BARE_KINDS = (framing.KEEPALIVE, framing.GOAWAY, framing.QUESTION, framing.NOTE, _END_KIND)
 
 Pieces = list[bytes | bytearray | memoryview]
 
@@ -207,6 +210,12 @@ class RecordWriter:
     def question(self) -> bytes:
         return self.control(QUESTION_HEADER)
 
+    def note(self, note: bytes) -> bytes:
+        """The one record of a note, which goes out next."""
+        front = self._front(self._plans[len(note)], 0, HEADER.pack(framing.NOTE, 0, 0, 0, 0, 0, 0, len(note), 0, 0))
+        self.started(1)
+        return front + note
+
     def end(self) -> bytes:
         sealed = self.sealer.seal(0, END)
         self.sealer.advance(1)
@@ -215,7 +224,8 @@ class RecordWriter:
 
 class RecordScanner:
     """The inbound direction of one connection. `ended`: the other end has said that it sends no more; `leaving`: that
-    it is about to stop; `asked`: it waits for an answer, which the outbound duty gives and notes here; `begin`: where
+    it is about to stop; `asked`: it waits for an answer, which the outbound duty gives and notes here; `notes`: of its
+    supervisor, which the caller takes away; `begin`: where
     the first frame that the last scan() found begins, without padding; `padding_bytes`: of whole frames since the last
     take_padding().
 
@@ -228,6 +238,7 @@ class RecordScanner:
         self._header: tuple[int, ...] = _NO_HEADER  # of the frame that is not whole yet, once it has been opened
         self._plan = _PLANS[0]
         self.ended = self.leaving = self.asked = False
+        self.notes: list[bytes] = []
         self.begin = 0
         self.padding_bytes = 0
 
@@ -270,6 +281,8 @@ class RecordScanner:
                 self.ended = kind == _END_KIND
                 self.leaving = self.leaving or kind == framing.GOAWAY
                 self.asked = self.asked or kind == framing.QUESTION
+                if kind == framing.NOTE and len(self.notes) < NOTES_WAITING:
+                    self.notes.append(bytes(view[at + plan.body_at : after]))
                 _pack_frame(view, at, plan.wire_bytes - _LENGTH_BYTES, framing.PADDING if is_bare else framing.UNKNOWN)
                 bare += is_bare
                 charged += _BLOCK_CHARGE
@@ -300,8 +313,12 @@ class RecordScanner:
             if plan.body_bytes > limit:
                 raise PeerError(f"run of {plan.body_bytes} bytes, at most {limit} allowed")
         else:
-            padding, _ = split(header[7])
-            plan = _plan(0, padding) if padding else _PLANS[0]
+            padding, size = split(header[7])
+            if header[0] != framing.NOTE:
+                size = 0
+            elif size > NOTE_BYTES_MAX:
+                raise PeerError(f"note of {size} bytes, at most {NOTE_BYTES_MAX} allowed")
+            plan = _plan(size, padding) if padding else _PLANS[size]
         if length != plan.first_bytes:
             raise PeerError(f"record of {length} bytes, {plan.first_bytes} expected for its frame")
         self._header, self._plan = header, plan

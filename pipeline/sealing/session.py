@@ -33,6 +33,7 @@ from pipeline.sealing.key_schedule import (
     HeaderSecret,
     Session,
 )
+from pipeline.sealing.note_seal import NoteSeal
 
 NO_KEY = bytes(SECRET_BYTES)
 CONNECTION_NONCE_BYTES = 32
@@ -109,6 +110,9 @@ class SealedSession:
         self._open = EpochSecret.first(root, others, context)
         self._before = NO_KEY
         self._header_root = key_schedule.header_root(root, context)
+        self.notes = NoteSeal(
+            context.suite, *(key_schedule.note_key(self._header_root, each) for each in self._directions)
+        )
 
     # -- connections
 
@@ -166,6 +170,12 @@ class SealedSession:
     def forget_before(self) -> None:
         """Blocks of the epoch before are opened no more."""
         self._before = NO_KEY
+
+
+def session_of_pair(suite: int, number: int, secret: bytes, side: int) -> SealedSession:
+    """The session of two clients of a hub, which has made the secret: side 0 stands where a client does."""
+    context = Session(suite, bytes(KEY_SHARE_BYTES), bytes(KEY_SHARE_BYTES), number, 0)
+    return SealedSession(context, secret, b"", is_server=side == 1)
 
 
 class Offer:

@@ -21,7 +21,7 @@ PAGE = 4096                # unit of slots, and of what no worker maps by itself
 MAP_PAGE = max(PAGE, mmap.PAGESIZE)   # a page of this machine: what one process writes is whole ones (mmap(2), offset)
 MASK64 = (1 << 64) - 1
 
-LAYOUT_VERSION = 11
+LAYOUT_VERSION = 12
 
 # --- every segment -----------------------------------------------------------------------------
 MAGIC_AT = 0               # u64, creator: one of the five below
@@ -58,7 +58,8 @@ SLOT_RUN_HEADERS_AT = SLOT_RUN_TABLE_AT + RUN_ROW_BYTES * RUNS_MAX   # frame hea
 RUN_HEADER_STRIDE = 32
 SLOT_RUN_HEADERS_END = SLOT_RUN_HEADERS_AT + RUN_HEADER_STRIDE * RUNS_MAX
 SLOT_CONNECTION_AT = 32    # u64, inbound: serial number of the connection, in the place of the number of runs;
-                           # arrived: 0
+                           # arrived: 0, or SLOT_TAKEN_BACK
+SLOT_TAKEN_BACK = 1        # a block of ours that no datagram has brought to a partner
 SLOT_SEALED_AT = 2016      # of a sealed block: its run header ends here
 SLOT_BODY_AT = PAGE        # outbound: the first packet; frame header and length table end here
 
@@ -96,10 +97,13 @@ RECORD_WORDS = CACHE_LINE // 8
 PEER_INDEX_BITS = 12       # of a peer handle: the index; above it, a number that never repeats while the instance runs
 PEER_INDEX_MASK = (1 << PEER_INDEX_BITS) - 1
 FIRST_PEER_HANDLE = 1 << PEER_INDEX_BITS   # of peer 0 where there is no other
+SERVER = 0                 # the peer index of a client's server; partners have those above
 
 # kinds of records, each with RECORD_WORDS for every peer: words in it. The first exists once, the others in each lane.
-PEER_HANDLE, PEER_RATE, PEER_BULK_RATE = range(3)      # supervisor: current handle; bytes a second each way, or 0;
-                                                       # one more than its own bytes a second of the class bulk, or 0
+(PEER_HANDLE, PEER_RATE, PEER_BULK_RATE,
+ PEER_OFFLOADS) = range(4)                             # supervisor: current handle; bytes a second each way, or 0;
+                                                       # one more than its own bytes a second of the class bulk, or 0;
+                                                       # TUN_F_* bits of a partner, which has no connection
 (LINK_ESTABLISHED, LINK_OFFLOADS, LINK_LIGHT, LINK_ACCEPTS_SHARDS, LINK_REQUESTS, LINK_LANES,
  LINK_RECEIVED_BYTES, LINK_COUNTED_BYTES) = range(8)   # tcp inbound duty: see runtime.link_view
 STATE_WORDS = LINK_RECEIVED_BYTES   # of a link record: those that change with the connections, and not with bytes
@@ -118,9 +122,10 @@ SENT_BYTES, SENT_DROPPED = range(2)                    # tcp outbound duty
                                                        # be opened, and how many in a row
 RECOVERED_BLOCKS, EXPIRED_BLOCKS = range(2)            # fec inbound duty
 PATH_BULK, PATH_LIGHT, PATH_RATES = range(3)           # tcp inbound duty: see runtime.link_paths
-(ARRIVED_BULK_BYTES, ARRIVED_LIGHT_BYTES, ARRIVED_TRANSIT_BULK_BYTES,
- ARRIVED_TRANSIT_LIGHT_BYTES) = range(4)               # tun inbound duty: bytes of packets from the peer, and of
-                                                       # other peers' for it, by the traffic class that they came in
+(ARRIVED_BULK_BYTES, ARRIVED_LIGHT_BYTES, ARRIVED_TRANSIT_BULK_BYTES, ARRIVED_TRANSIT_LIGHT_BYTES,
+ ARRIVED_TRANSIT_FROM) = range(5)                      # tun inbound duty: bytes of packets from the peer, and of
+                                                       # other peers' for it, by the traffic class that they came in;
+                                                       # the handle of the peer whose packets for it were the latest
 LANE_RECORDS = ("link", "sent", "number", "transit", "recovered", "path", "arrived")
 
 STATUS_ROW_BYTES = 128     # tcp inbound duty: one connection each, behind the records, lane by lane

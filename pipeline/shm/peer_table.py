@@ -208,6 +208,19 @@ class PeerTable:
         of_lanes = (words[first : first + 2 * len(ARRIVED_CLASSES)] for words in self.arrived)
         return list(map(sum, zip(*of_lanes, strict=True)))
 
+    def transit(self) -> list[tuple[list[int], list[int]]]:
+        """Of each lane, by peer index: bytes of packets of other peers for it, and the handle that sent the latest."""
+        columns = []
+        for words in self.arrived:
+            bulk, light, senders = (
+                words[word::RECORD_WORDS].tolist()
+                for word in (
+                    layout.ARRIVED_TRANSIT_BULK_BYTES, layout.ARRIVED_TRANSIT_LIGHT_BYTES, layout.ARRIVED_TRANSIT_FROM,
+                )
+            )  # fmt: skip
+            columns.append((list(map(sum, zip(bulk, light, strict=True))), senders))
+        return columns
+
     def established_count(self, peer: int) -> int:
         """Established connections of a peer."""
         return sum(words[peer * RECORD_WORDS + layout.LINK_ESTABLISHED] for words in self.links)
@@ -259,11 +272,12 @@ class PeerTable:
 
     # -- the supervisor's
 
-    def write_record(self, peer_handle: int, rate: int, bulk_rate: int | None = None) -> None:
-        """Make this the current handle of its index."""
+    def write_record(self, peer_handle: int, rate: int, bulk_rate: int | None = None, offloads: int = 0) -> None:
+        """Make this the current handle of its index. `offloads`: that a partner accepts."""
         at = (peer_handle & PEER_INDEX_MASK) * RECORD_WORDS
         self.records[at + layout.PEER_BULK_RATE] = 0 if bulk_rate is None else bulk_rate + 1
         self.records[at + layout.PEER_RATE] = rate
+        self.records[at + layout.PEER_OFFLOADS] = offloads
         self.records[at + layout.PEER_HANDLE] = peer_handle
 
     def write_total_rate(self, rate: int) -> None:

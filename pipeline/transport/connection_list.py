@@ -7,7 +7,11 @@ duty has seen a version without it. Otherwise the kernel might give the closed s
 
 from __future__ import annotations
 
+from collections import deque
+
 from pipeline.transport.connection import Connection
+
+NOTES_WAITING = 256
 
 
 class ConnectionList:
@@ -21,6 +25,7 @@ class ConnectionList:
         self.probe_ns = 0  # a connection that has sent nothing since then sends a keepalive: is the other end there?
         self.question_ns = 0  # an end that answers, and was not asked since then, is asked whether its program is there
         self.leaving = False  # this end is about to stop, and tells each other end
+        self.notes: deque[tuple[int, bytes]] = deque(maxlen=NOTES_WAITING)  # to peer handles; the outbound duty pops
         self._retired: list[tuple[int, Connection]] = []  # with the version that is the first without it
         # outbound duty
         self.seen_version = 0

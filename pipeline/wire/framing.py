@@ -27,6 +27,7 @@ DATA = 0x01  # one bare IP packet
 KEEPALIVE = 0x02  # no body
 GOAWAY = 0x03  # no body: the server is about to stop
 QUESTION = 0x04  # no body: is your program there? A keepalive is the answer
+NOTE = 0x05  # of the other end's supervisor for ours, sealed: see pipeline.wire.notes
 HELLO = 0x10  # the client's first message
 WELCOME = 0x11  # the server admits the client
 REFUSED = 0x12  # the server does not

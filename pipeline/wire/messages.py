@@ -66,14 +66,15 @@ EXCHANGE, LEAVE, PROGRAM, CLOCK, KEY_SHARE, LANE, MOVES, DNS, UPLINK, DATAGRAM_P
 )  # types of extensions
 KNOCK, PADDING = 16, 17
 
-ACCEPTS_SHARDS, ANSWERS, TAKES_PADDING, TAKES_DATAGRAMS = 1, 2, 4, 8
+ACCEPTS_SHARDS, ANSWERS, TAKES_PADDING, TAKES_DATAGRAMS, TAKES_NOTES = 1, 2, 4, 8, 16
 """Feature bits: this end accepts shards (pipeline.fec.shard), and on sealed connections it answers questions and takes
-padding. A client takes datagrams; a server says so by its ports."""
+padding. A client takes datagrams; a server says so by its ports. A client takes notes (pipeline.wire.notes)."""
 
 
-def features(accepts_shards: bool, takes_datagrams: bool = False) -> int:
+def features(accepts_shards: bool, takes_datagrams: bool = False, takes_notes: bool = False) -> int:
     """The features of this program."""
-    return ANSWERS | TAKES_PADDING | ACCEPTS_SHARDS * accepts_shards | TAKES_DATAGRAMS * takes_datagrams
+    news = TAKES_DATAGRAMS * takes_datagrams | TAKES_NOTES * takes_notes
+    return ANSWERS | TAKES_PADDING | ACCEPTS_SHARDS * accepts_shards | news
 
 
 AUTH_NONE, AUTH_KEY = 0, 1
@@ -132,7 +133,7 @@ class Hello(NamedTuple):
     client_id: int  # constant over restarts of the client
     session: int  # number of this start of the client
     traffic_class: int  # of this connection
-    features: int  # ACCEPTS_SHARDS, ANSWERS, TAKES_PADDING, TAKES_DATAGRAMS
+    features: int  # ACCEPTS_SHARDS, ANSWERS, TAKES_PADDING, TAKES_DATAGRAMS, TAKES_NOTES
     auth: int = AUTH_NONE
     key_id: bytes = bytes(KEY_ID_BYTES)
     nonce: bytes = bytes(NONCE_BYTES)

@@ -337,3 +337,29 @@ def test_an_end_that_only_receives_acknowledges_each_epoch(make: Make) -> None:
         words = client.memory.peer_table.transit_numbers[0]
         until(lambda: words[TRANSIT_EPOCH_ACKNOWLEDGED] & 0xFFFF == epoch, server, client)
     assert server.count("tun.packets_read") == 0 and drops(client) == drops(server) == {}
+
+
+# -- notes of supervisors
+
+
+@pytest.mark.parametrize("padding", ["off", "small"])
+def test_notes_come_to_the_supervisor_of_the_other_end_between_blocks(make: Make, padding: str) -> None:
+    server, client = sealed_pair(make, padding=padding, connections=2)
+    (handle,) = [server.memory.peer_table.peer_handle(0)]
+    for number in range(20):
+        server.send_note(handle, b"to the client" + bytes([number]) * 20 * number)
+        client.send_note(client.memory.peer_table.peer_handle(0), b"to the server" + bytes(20 * number))
+        carry(client, server, light(range(10 * number, 10 * number + 10)))
+        carry(server, client, light(range(10 * number, 10 * number + 10)))
+    until(lambda: len(server.notes) == len(client.notes) == 20, server, client)
+    assert client.notes[7] == (client.memory.peer_table.peer_handle(0), b"to the client" + b"\7" * 140)
+    assert server.notes[3] == (handle, b"to the server" + bytes(60))
+    assert drops(client) == drops(server) == {}
+
+
+def test_a_note_for_a_session_that_has_ended_goes_to_nobody(make: Make) -> None:
+    server, client = sealed_pair(make)
+    server.send_note(server.memory.peer_table.peer_handle(0) + 4096, b"for another")
+    server.send_note(server.memory.peer_table.peer_handle(0), b"for this one")
+    until(lambda: client.notes, server, client)
+    assert [note for _, note in client.notes] == [b"for this one"]

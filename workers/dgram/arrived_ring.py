@@ -11,9 +11,11 @@ from pipeline.fec import shard
 from pipeline.policy.lane_pairs import own_lane
 from pipeline.policy.ring_shares import RingShares
 from pipeline.runtime.port import Port
-from pipeline.shm.layout import SLOT_HEADER_BYTES
+from pipeline.sealing.kinds import lane_of
+from pipeline.shm.layout import PEER_INDEX_MASK, SLOT_HEADER_BYTES, SLOT_TAKEN_BACK
 from pipeline.shm.slot import SLOT_BYTES_MIN, write_header
-from pipeline.wire import charge
+from pipeline.wire import charge, framing
+from workers.dgram.path import TakenBack
 from workers.dgram.reception import Reception
 
 RUNS_AT = SLOT_HEADER_BYTES
@@ -38,6 +40,24 @@ class ArrivedRing:
         self._shares = RingShares(port.ring.capacity) if is_shared else None
         self.ready = port.ready
         self.wake_ahead = port.wake_ahead
+
+    def take_back(self, block: TakenBack) -> bool:
+        """Put a block of ours into a free slot. False if there is none."""
+        port = self._port
+        if not port.ready():
+            return False
+        slot = port.slot()
+        size = len(block.sealed)
+        end = RUNS_AT + shard.RUN_BYTES + size
+        shard.SEALED_RUN.pack_into(
+            slot, RUNS_AT, end - RUNS_AT - framing.LENGTH.size, framing.RUN,
+            block.stream, block.number, 1, 0, 0, 1, size, block.epoch, 0,
+        )  # fmt: skip
+        slot[RUNS_AT + shard.RUN_BYTES : end] = block.sealed
+        lane = own_lane(lane_of(block.stream), block.peer_handle & PEER_INDEX_MASK, self._lanes)
+        write_header(slot, RUNS_AT, end - RUNS_AT, lane, block.peer_handle, block.stream & 1, 0, SLOT_TAKEN_BACK)
+        port.advance(1)
+        return True
 
     def take_blocks(self, reception: Reception, now: int) -> int:
         """Fill free slots with the blocks of a session that may be delivered. Slots; if there were too few of them, a

@@ -13,6 +13,9 @@ To one lane of a peer there may be a path by UDP, and one by fake TCP. The first
 client begins the second one when it is its turn (pipeline.policy.carrier_order). Each end decides for what it sends,
 and a report goes back by the kind that its segments have come by.
 
+A path to a partner begins with probes to all its candidates (`workers.dgram.candidates`), and ends there when it goes
+dark. Nothing that comes by the TUN device counts for it: such a path would lead through the tunnel itself.
+
 A session has one sealer and one opener. Control datagrams tell the number of the process that sends from a lane of the
 peer. Segments of other processes are counted in no report.
 """
@@ -36,11 +39,13 @@ from pipeline.sealing.datagram_memory import DatagramMemory
 from pipeline.sealing.datagram_seal import LANE_BITS, NUMBER_BITS, ControlOpener, ControlSealer
 from pipeline.sealing.kinds import LANES_MAX
 from pipeline.shm import datagram_status
+from pipeline.shm.datagram_secrets import unpack_places
 from pipeline.shm.datagram_status import DatagramStatus
-from pipeline.shm.layout import DATAGRAM_PATH, DATAGRAM_STATE, DATAGRAM_WAITS, RECORD_WORDS
+from pipeline.shm.layout import DATAGRAM_PATH, DATAGRAM_STATE, DATAGRAM_WAITS, RECORD_WORDS, SERVER
 from pipeline.transport.address import format_address
 from pipeline.wire import control_datagram
 from pipeline.wire.control_datagram import Answer, Probe, Report
+from workers.dgram.candidates import Candidates
 from workers.dgram.datagram_socket import MEMORY_BYTES
 from workers.dgram.lane_sockets import InboundSocket, LaneSocket
 from workers.dgram.path import Path, Paths
@@ -68,6 +73,7 @@ _SENT = ID["dgram.datagrams_control_sent"]
 _OPENED = ID["dgram.paths_opened"]
 _CLOSED = ID["dgram.paths_closed"]
 _REFUSED = ID["dgram.dropped_control_refused"]
+_THROUGH_TUNNEL = ID["dgram.dropped_control_inside"]
 
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 
@@ -97,6 +103,8 @@ class _Peer:
     sealer: ControlSealer
     opener: ControlOpener
     remembered: RememberedPaths
+    is_server: bool  # of a client
+    candidates: Candidates | None = None  # of a partner
     controls: dict[Place, PathControl] = field(default_factory=dict)
     senders: dict[int, Sender] = field(default_factory=dict)  # by process, modulo 2^16
     turns: dict[Kind, Turn] = field(default_factory=dict)  # of a client
@@ -129,7 +137,10 @@ class Control:
         process: int,
         lane: int,
         kick: Callable[[], object],
+        tun_name: str = "",
     ) -> None:
+        self._tun_name = tun_name
+        self._tun_index = 0  # while there are partners
         self._sessions = sessions
         self._paths = paths
         self._sockets = {each.kind: each for each in sockets}
@@ -178,12 +189,15 @@ class Control:
             session.sealer(self._process, self._lane),
             session.opener(self._memory.windows_of(session.peer)),
             RememberedPaths(self._memory.addresses_of(session.peer)),
+            self._is_client and session.peer == SERVER,
         )
         known_paths = list(peer.remembered) if was_here else []
         peer.left = {(each.kind, each.remote_lane): each for each in known_paths if each.kind is Kind.FAKE_TCP}
-        if self._is_client:
+        if peer.is_server:
             peer.turns = {kind: Turn((kind, 0) in peer.left) for kind in self._sockets}
             self._take_turns(peer, now)
+        elif self._is_client:
+            self._begin_search(peer, now)
         for known in known_paths:
             if known.kind is Kind.UDP and Kind.UDP in self._sockets:
                 self._resume(peer, known, now)
@@ -211,11 +225,27 @@ class Control:
                 self._remove(peer, control, now)
                 inbound.rest(now)
 
+    def _begin_search(self, peer: _Peer, now: int) -> None:
+        udp = self._sockets.get(Kind.UDP)
+        places = [
+            (_address_of(host, port, 0), Way(address, []))
+            for host, port in unpack_places(peer.session.secrets.places)
+            if udp is not None and (address := udp.inbound.address_of(host, port, 0)) is not None
+        ]
+        peer.candidates = Candidates(places, now)
+        self._find_tun()
+
+    def _find_tun(self) -> None:
+        try:
+            self._tun_index = socket.if_nametoindex(self._tun_name)
+        except OSError:
+            self._tun_index = 0
+
     def _resume(self, peer: _Peer, known: Remembered, now: int) -> None:
         """Go on with a path as a predecessor has left it."""
         reached = self._sockets[known.kind].inbound.address_of(known.host, known.port, known.scope)
         address = _address_of(known.host, known.port, known.scope)
-        if self._is_client:
+        if peer.is_server:
             control = peer.controls.get((known.kind, 0))
             if control is None or control.address != address:
                 return  # the server has another address now
@@ -232,7 +262,15 @@ class Control:
         path = Path(peer.session, lane, lane_socket.segments)
         send = partial(self._send, inbound)
         control = PathControl(
-            path, self._setting, send, now, server, lane_socket.overhead, inbound.reaches, inbound.doubt
+            path,
+            "auto" if peer.candidates is not None else self._setting,
+            send,
+            now,
+            server,
+            lane_socket.overhead,
+            inbound.reaches,
+            inbound.doubt,
+            is_to_partner=peer.candidates is not None,
         )
         peer.controls[kind, lane] = control
         self._publish(peer, now)
@@ -260,6 +298,9 @@ class Control:
     def on_datagram(self, session: Session, source: InboundSocket, datagram: memoryview, now: int) -> None:
         """It is what this socket has received last, or a part of it."""
         peer = self._peers[session.peer_handle]
+        if peer.candidates is not None and source.interface == self._tun_index != 0:
+            self._counters[_THROUGH_TUNNEL] += 1
+            return
         size = peer.opener.open(datagram, self._room)
         body = control_datagram.parse(self._room[:size]) if size > 0 else None
         if body is None:
@@ -268,23 +309,25 @@ class Control:
         self._counters[_RECEIVED] += 1
         count = peer.opener.count
         kind = self._kinds[source]
-        lane = 0 if self._is_client else count >> NUMBER_BITS & LANES_MAX - 1
+        lane = 0 if peer.is_server else count >> NUMBER_BITS & LANES_MAX - 1
         control = peer.controls.get((kind, lane))
         if control is None:
-            if self._is_client:
+            if peer.is_server:
                 return
             control = self._add_control(peer, kind, lane, now)
         self._note_process(peer, control, count >> NUMBER_BITS + LANE_BITS, now)
         address, way = source.source_address(), Way(source.source, source.answer_ancillary())
         came = now - source.waited_ns
         control.heard(address, way, count, len(datagram), now)
-        known = peer.left.pop((kind, lane), None) if not self._is_client else None
+        known = peer.left.pop((kind, lane), None) if not peer.is_server else None
         if known is not None and _parts_of(address)[0] == known.host:
             control.resume(address, way, known.segment_most, now)
         match body:
             case Probe():
                 control.on_probe(body, address, len(datagram), now)
             case Answer():
+                if peer.candidates is not None and (found := peer.candidates.answered(body.challenge)):
+                    control.lead_to(*found, now)
                 control.on_answer(body, now, came)
             case Report():
                 self._on_report(peer.open_to(lane) or control, body, now, came)
@@ -326,12 +369,26 @@ class Control:
             self._next_tick = now + TICK_NS
         self._follow_flows(now)
         for peer in self._peers.values():
-            if is_turn_of_all and self._is_client:
+            if is_turn_of_all and peer.is_server:
                 self._take_turns(peer, now)
+            if is_turn_of_all and peer.candidates is not None:
+                self._search(peer, peer.candidates, now)
             for control in list(peer.controls.values()):
                 path = control.path
                 if is_turn_of_all or path.outstanding_since is not None or path.doubted or path.too_big:
                     self._tick(peer, control, now, has_read_all)
+
+    def _search(self, peer: _Peer, candidates: Candidates, now: int) -> None:
+        self._find_tun()
+        if all(control.address is None for control in peer.controls.values()):
+            for body, way in candidates.probes(now):
+                self._send_to(self._sockets[Kind.UDP].inbound, peer, body, way)
+
+    def _doubt_server(self) -> None:
+        """A NAT may have forgotten all that it knew, and packets for a partner go by the server now."""
+        for peer in self._peers.values():
+            for control in peer.controls.values() if peer.is_server else ():
+                control.carrier.doubt()
 
     def _follow_flows(self, now: int) -> None:
         """A client has opened another flow: the server hears of it before it has to send by it."""
@@ -340,7 +397,7 @@ class Control:
             if opened == self._flows_seen[kind] or not self._is_client:
                 continue
             self._flows_seen[kind] = opened
-            for peer in self._peers.values():
+            for peer in [each for each in self._peers.values() if each.is_server]:
                 control, known = peer.controls.get((kind, 0)), peer.left.pop((kind, 0), None)
                 if control is None or control.address is None or control.way is None:
                     continue
@@ -356,8 +413,13 @@ class Control:
         status = control.carrier.status
         if status.state is State.DARK and control.path.is_open:
             control.doubt_size(now)
+        if peer.candidates is not None and status.state is State.DARK and before.state is not State.DARK:
+            self._settle(peer, control.path.remote_lane)
+            control.lead_nowhere()
+            peer.candidates.begin_anew(now)
+            self._doubt_server()
         is_forgotten = not control.is_open and now - control.heard_ns > FORGET_NS
-        if not self._is_client and (is_forgotten or not control.is_reached):
+        if not peer.is_server and (is_forgotten or not control.is_reached):
             self._remove(peer, control, now)
         elif self._settle(peer, control.path.remote_lane) or status != before:
             self._publish(peer, now)
@@ -409,7 +471,8 @@ class Control:
 
     def _show(self, session: Session, is_open: bool) -> None:
         """Let the tun workers know whether blocks for a peer go to this worker."""
-        otherwise = 0 if self._setting == "auto" else session.peer_handle | DATAGRAM_WAITS
+        is_partner = self._is_client and session.peer != SERVER
+        otherwise = 0 if self._setting == "auto" or is_partner else session.peer_handle | DATAGRAM_WAITS
         self._words[session.peer * RECORD_WORDS + DATAGRAM_PATH] = session.peer_handle if is_open else otherwise
 
     def _publish(self, peer: _Peer, now: int) -> None:
@@ -417,7 +480,7 @@ class Control:
         first = next(iter(self._sockets))
         for kind in self._sockets:
             found = self._status_of(peer, kind)
-            if found is None and kind is first and not self._is_client:
+            if found is None and kind is first and not peer.is_server:
                 found = DatagramStatus(CarrierStatus(State.PROBING, now, UNHEARD))
             datagram_status.publish(self._status_words[kind], peer.session.peer, found)
 
@@ -455,7 +518,9 @@ class Control:
         return control.send_report(control_datagram.pack_report(report), now)
 
     def _send(self, to: InboundSocket, path: Path, body: bytes, way: Way) -> int:
-        peer = self._peers[path.peer_handle]
+        return self._send_to(to, self._peers[path.peer_handle], body, way)
+
+    def _send_to(self, to: InboundSocket, peer: _Peer, body: bytes, way: Way) -> int:
         size = peer.sealer.seal(body, self._room)
         error = to.send(self._room[:size], way.address, way.ancillary)
         self._counters[_SENT] += not error

@@ -93,6 +93,14 @@ class DatagramSocket:
             host = host.removeprefix(_MAPPED)
         return Address(f"{host}%{rest[1]}" if len(rest) == 2 and rest[1] else host, port)
 
+    @property
+    def interface(self) -> int:
+        """The number of the one by which the latest receive has come; 0: not known."""
+        if self._local is None:
+            return 0
+        level, data = self._local
+        return int(_PKTINFO4.unpack(data)[0] if level == _IP else _PKTINFO6.unpack(data)[1])
+
     def answer_ancillary(self) -> Ancillary:
         """With this, what is sent goes out from the address to which the latest receive was sent."""
         if self._local is None:

@@ -38,6 +38,8 @@ class FakeTcpSocket:
 
     is_marked = False
 
+    interface = 0
+
     def __init__(self) -> None:
         self.flows: FakeTcp | None = None
         self.memory = memoryview(bytearray(PAYLOAD_BYTES_MAX))

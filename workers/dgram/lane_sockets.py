@@ -27,6 +27,7 @@ class InboundSocket(Protocol):
     begin, rest      a client uses it from now on, or no more
     reaches          whether datagrams can be sent there now
     doubt            nothing gets through
+    interface        the number of the one by which the latest receive has come; 0: not known
     opened           how many flows have been opened so far
     """
 
@@ -39,6 +40,9 @@ class InboundSocket(Protocol):
 
     @property
     def opened(self) -> int: ...
+
+    @property
+    def interface(self) -> int: ...
 
     def fileno(self) -> int: ...
 

@@ -43,7 +43,7 @@ from pipeline.shm.layout import (
 )
 from workers.dgram.bulk_choice import BulkChoice
 from workers.dgram.outbound_path import OutboundPath
-from workers.dgram.path import Paths
+from workers.dgram.path import Paths, TakenBack
 from workers.dgram.returned_blocks import ReturnedBlocks
 
 MEMORY_MOST = 64 << 20  # bytes of all trains of a worker
@@ -52,6 +52,7 @@ TRIM_NS = 10_000_000_000  # without a train, until memory goes back to the syste
 FULL_BLOCK = 1 << 16
 """Bytes: `status` says how a block of this size is cut."""
 
+TAKEN_BACK_MOST = 64  # blocks on their way to the inbound duty
 ROUTES_MOST = 256  # streams of a peer that are remembered
 
 _RETURNED = ID["dgram.blocks_returned"]
@@ -97,6 +98,7 @@ class OutboundPeers:
         self._counters = attachment.page.counters
         self._queue_bytes = settings.peer_queue_bytes
         self._hold_ns = int(settings.hold * 1e9)
+        self._is_client = attachment.plan.mode == "client"
         self._returned = ReturnedBlocks(attachment) if settings.carrier == "auto" else None
         self._left = {
             at: (self._words[at + DATAGRAM_RATE], 1000 * self._words[at + DATAGRAM_ROUND_TRIP])
@@ -240,8 +242,19 @@ class OutboundPeers:
             peer.size -= len(sealed)
 
     def _give_back(self, peer: OutboundPeer, block: Waiting) -> bool:
+        if self._is_client and peer.peer_handle & PEER_INDEX_MASK:
+            return self._take_back(peer, block)
         if self._returned is None or not self._returned.put(peer.peer_handle, *block[:4]):
             return False
+        self._counters[_RETURNED] += 1
+        return True
+
+    def _take_back(self, peer: OutboundPeer, block: Waiting) -> bool:
+        """A partner has no connection: the tun worker opens the block, and its packets go by the server."""
+        taken_back = self._open.taken_back
+        if len(taken_back) >= TAKEN_BACK_MOST:
+            return False
+        taken_back.append(TakenBack(peer.peer_handle, *block[:4]))
         self._counters[_RETURNED] += 1
         return True
 
@@ -278,7 +291,7 @@ class OutboundPeers:
     def update(self, now: int) -> None:
         """Publish what is known of each peer, and forget those that have another session now."""
         connected = sum(count > 0 for count in self._table.established_counts()) if self._table.capacity > 1 else 1
-        self._several = connected > 1
+        self._several = connected > 1 or (self._is_client and len({key[0] for key in self.paths}) > 1)
         pace: dict[int, int] = {}
         for key, path in list(self.paths.items()):
             self._count(path)

@@ -14,7 +14,7 @@ of them is open at a time.
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pipeline.wire.control_datagram import Report
 from workers.dgram.sessions import Session
@@ -74,12 +74,24 @@ class Path:
         self.doubted = False  # the kernel says that nothing gets there
 
 
+class TakenBack(NamedTuple):
+    peer_handle: int
+    stream: int
+    number: int
+    epoch: int
+    sealed: bytes
+
+
 class Paths:
-    """The open paths. `version` changes with each of them, also when the address or the size of one changes."""
+    """The open paths. `version` changes with each of them, also when the address or the size of one changes.
+
+    `taken_back`: blocks for partners without a path, which the outbound duty gives to the inbound one.
+    """
 
     def __init__(self) -> None:
         self._open: dict[int, tuple[Path, ...]] = {}
         self.version = 0
+        self.taken_back: deque[TakenBack] = deque()
 
     def of(self, peer_handle: int) -> tuple[Path, ...]:
         """The open paths to a peer, that of its lowest lane first."""

@@ -6,7 +6,9 @@
 The decisions are those of pipeline.policy; this is where they meet. One probe serves all that want one of its size. Its
 answer counts for the carrier, the size, the round trip and, if it was a challenge, for the address.
 
-A client's path leads to the server's address, for good. A server's path leads where the return address says.
+A client's path leads to the server's address, for good. A server's path leads where the return address says. So does a
+path to a partner until it leads anywhere; then it stays there until it goes dark. Two ways that both work, one for each
+end, would move each other else.
 """
 
 from __future__ import annotations
@@ -58,9 +60,9 @@ class _Asked(NamedTuple):
 
 
 class PathControl:
-    """`server`: of a client; None: the path is a server's, and its way has to be found. `overhead`: bytes of headers in
-    front of a datagram, by version of IP. `reaches`: whether datagrams can be sent to an address at all now. `doubt`:
-    lets the socket know that nothing gets through."""
+    """`server`: of a client; None: the way has to be found. `overhead`: bytes of headers in front of a datagram, by
+    version of IP. `reaches`: whether datagrams can be sent to an address at all now. `doubt`: lets the socket know that
+    nothing gets through. `is_to_partner`: see docs/direct.md."""
 
     def __init__(
         self,
@@ -72,6 +74,7 @@ class PathControl:
         overhead: Mapping[int, int] = OVERHEAD,
         reaches: Callable[[tuple[Any, ...]], bool] = lambda address: True,
         doubt: Callable[[], None] = lambda: None,
+        is_to_partner: bool = False,
     ) -> None:
         self.path = path
         self.carrier = Carrier(setting, True, now)
@@ -83,7 +86,8 @@ class PathControl:
         self._return = ReturnAddress()
         self._ways: dict[Address, Way] = {}
         self._is_client = server is not None
-        self._nat = NatKeepalive() if server is not None else None
+        self._is_to_partner = is_to_partner
+        self._nat = NatKeepalive() if server is not None or is_to_partner else None
         self._nat_challenge = 0  # of the probe of the keepalive that has no answer
         self._sent_seen = 0
         self._mtu = PathMtu(INTERFACE_MOST)
@@ -140,6 +144,18 @@ class PathControl:
                 self._probe(BASE, self._return.address, now)
             self.carrier.doubt()
 
+    def lead_to(self, address: Address, way: Way, now: int) -> None:
+        """A partner is there: a probe of BASE bytes has been answered. Unless the path leads anywhere already."""
+        if self._return.address is None:
+            self._lead_to(address, way)
+            self._mtu.answered(BASE, now)
+
+    def lead_nowhere(self) -> None:
+        """The path to a partner has gone dark: it may lead elsewhere when it opens again."""
+        self._return = ReturnAddress()
+        self._ways.clear()
+        self._mtu = PathMtu(INTERFACE_MOST)
+
     def _lead_to(self, address: Address, way: Way) -> None:
         self._return.address = address
         self._ways[address] = way
@@ -150,7 +166,7 @@ class PathControl:
     def heard(self, source: Address, way: Way, count: int, size: int, now: int) -> None:
         """A control datagram of so many bytes has been opened."""
         self.heard_ns = now
-        if self._is_client:
+        if self._is_client or (self._is_to_partner and self._return.address is not None):
             return
         if source not in self._ways and len(self._ways) >= WAYS_MOST:
             kept = self._return.address
@@ -163,7 +179,7 @@ class PathControl:
         if self._is_client:
             way = self.way
         else:
-            way = self._ways[source] if self._return.may_answer(source, _ANSWER_BYTES) else None
+            way = self._ways.get(source) if self._return.may_answer(source, _ANSWER_BYTES) else None
         if way is None:
             return
         if probe.wait:

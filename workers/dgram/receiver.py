@@ -70,6 +70,7 @@ class Receiver:
         self._counters = attachment.page.counters
         self._words = table.datagrams_in[lane]
         self._has_many = table.capacity > 1
+        self._paths = paths
         self._ring = ArrivedRing(port, attachment.plan.lanes, self._has_many)
         self._codec = Codec()
         self._secrets = DatagramSecretTable.attach(fds.datagram_secrets, table.capacity)
@@ -90,6 +91,7 @@ class Receiver:
             attachment.process,
             lane,
             attachment.doorbells["outbound"].kick,
+            attachment.settings.tun_name,
         )
         self._receptions: dict[int, Reception] = {}  # by peer handle
         self._waiting: dict[Reception, None] = {}  # blocks of theirs wait for room, or for others
@@ -122,7 +124,7 @@ class Receiver:
         now = time.monotonic_ns()
         if self._sessions.look(now):
             self._follow(now)
-        done = self._deliver(now)
+        done = self._deliver(now) + self._take_back()
         reads = 0
         if not self._is_full(now):
             reads = max(map(self._receive, self._inlets), default=0)
@@ -231,6 +233,14 @@ class Receiver:
     def _deliver(self, now: int) -> int:
         """Blocks that had to wait."""
         return sum(self._hand_on(each, now) for each in list(self._waiting))
+
+    def _take_back(self) -> int:
+        """Blocks for partners that no datagram has brought there."""
+        done = 0
+        while self._paths.taken_back and self._ring.take_back(self._paths.taken_back[0]):
+            self._paths.taken_back.popleft()
+            done += 1
+        return done
 
     def _is_full(self, now: int) -> bool:
         """Whether datagrams stay in the socket, since the ring has no room for what has come before."""

@@ -212,6 +212,9 @@ class ConnectionManager(ABC):
         if "goaway" in message:
             self._list.leaving = True
             return
+        if "note" in message:
+            self._list.notes.append((message["peer_handle"], bytes.fromhex(message["note"])))
+            return
         connection = self._handshaking.find(message["serial"])
         if connection is None:
             return
@@ -325,8 +328,15 @@ class ConnectionManager(ABC):
             self._check_handshake(connection, now)
         for connection in list(self._established.by_fd.values()):
             self._check_established(connection, now, unread)
+            if connection.receive.scanner is not None and connection.receive.scanner.notes:
+                self._hand_over_notes(connection, connection.receive.scanner.notes)
         self._established.update_peers(now)
         self._rows.refresh((*self._handshaking.by_fd.values(), *self._established.by_fd.values()))
+
+    def _hand_over_notes(self, connection: Connection, notes: list[bytes]) -> None:
+        for note in notes:
+            self._channel.ask({"heard": note.hex(), "peer_handle": connection.peer_handle})
+        notes.clear()
 
     def _forgive_pause(self, now: int) -> None:
         """Time in which this worker did not run is no silence of the other end: what it has sent is yet to be read.

@@ -248,6 +248,8 @@ class Sender:
         self._peers.count_connected()
         if self._list.leaving:
             self._say_leaving(now)
+        while self._list.notes:
+            self._send_note(*self._list.notes.popleft(), now)
         for queue in self._peers.queues.values():
             if isinstance(queue, SealedSendQueue) and not queue.broken:
                 self._converse(queue, now)
@@ -264,6 +266,21 @@ class Sender:
                 self._busy[queue] = None
                 self._send(queue, now)
             self._told.add(queue)
+
+    def _send_note(self, peer_handle: int, note: bytes, now: int) -> None:
+        """On any connection of the peer's, behind the frame that has begun."""
+        for queue in self._peers.queues.values():
+            writer = queue.connection.send.writer
+            if (
+                queue.connection.peer_handle == peer_handle
+                and writer is not None
+                and isinstance(queue, SealedSendQueue)
+                and not queue.broken
+            ):
+                queue.put_behind(writer.note(note))
+                self._busy[queue] = None
+                self._send(queue, now)
+                return
 
     def _converse(self, queue: SealedSendQueue, now: int) -> None:
         """Ask the other end whether its program is there, or answer that."""

@@ -27,6 +27,7 @@ from workers.tun.compat_packer import CompatPacker
 from workers.tun.epoch_watch import EpochWatch, WatchingReader
 from workers.tun.forwarder import Forwarder, PeerForwarder
 from workers.tun.multicast import MulticastPacker, MulticastWriter
+from workers.tun.partners import ClassedPartnerPacker, PartnerPacker, PartnerWriter, has_partners
 from workers.tun.reach_filter import ReachFilter
 from workers.tun.reader import TunReader
 from workers.tun.sealing import BlockOpening, BlockSealing
@@ -66,6 +67,8 @@ def _outbound(attachment: Attachment, fds: WorkerFds, keys: KeyTable | None, ope
         several = attachment.peer_table.capacity > 1
         return TunReader(attachment, fds.tun, CompatHubPacker(attachment) if several else CompatPacker(attachment))
     packer = _PACKERS[_has_multicast(attachment), attachment.settings.has_rules]
+    if has_partners(attachment):
+        packer = ClassedPartnerPacker if attachment.settings.has_rules else PartnerPacker
     if keys is None:
         return TunReader(attachment, fds.tun, packer(attachment))
     sealing = _sealing(attachment, keys, kinds.FROM_TUN, "tun.dropped_no_key")
@@ -88,6 +91,9 @@ def _inbound(attachment: Attachment, fds: WorkerFds, keys: KeyTable | None, open
     else:
         frames = FRAMES if settings.fec == "off" else FRAMES_BESIDE_DECODER
     reach = _reach(attachment, fds, forwarder)
+    if has_partners(attachment):
+        assert keys is not None
+        return PartnerWriter(attachment, fds.tun, frames, forwarder, opening, reach, keys=keys)
     if _has_multicast(attachment):
         assert forwarder is None or isinstance(forwarder, Forwarder)
         return MulticastWriter(attachment, fds.tun, frames, forwarder, opening, reach)
@@ -104,7 +110,9 @@ def _reach(attachment: Attachment, fds: WorkerFds, forwarder: PeerForwarder | No
 
 
 def _has_multicast(attachment: Attachment) -> bool:
-    return attachment.settings.multicast_rate > 0 and attachment.peer_table.capacity > 1
+    return (
+        attachment.settings.multicast_rate > 0 and attachment.peer_table.capacity > 1 and not has_partners(attachment)
+    )
 
 
 def _sealing(attachment: Attachment, keys: KeyTable, own: tuple[int, ...], no_key: str) -> BlockSealing:

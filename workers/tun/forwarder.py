@@ -18,7 +18,13 @@ from pipeline.policy.ring_shares import RingShares
 from pipeline.runtime.link_view import LinkView
 from pipeline.runtime.tun import TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, USO
 from pipeline.runtime.worker import Attachment
-from pipeline.shm.layout import ARRIVED_TRANSIT_BULK_BYTES, PEER_INDEX_MASK, RECORD_WORDS, SLOT_BODY_AT
+from pipeline.shm.layout import (
+    ARRIVED_TRANSIT_BULK_BYTES,
+    ARRIVED_TRANSIT_FROM,
+    PEER_INDEX_MASK,
+    RECORD_WORDS,
+    SLOT_BODY_AT,
+)
 from pipeline.wire import charge, framing
 from workers.tun.late_charges import LateCharges
 from workers.tun.open_block import FULL_AT, OpenBlock, transit_blocks
@@ -43,6 +49,7 @@ SEGMENTS_MOST = framing.BLOCK_PACKETS_MAX
 """Segments made of the super-packets in one slot: as many packets as a block may have. They take 2 ms."""
 
 _ALL_OFFLOADS = -1
+_FROM = ARRIVED_TRANSIT_FROM - ARRIVED_TRANSIT_BULK_BYTES
 _HEADER_MALFORMED = ID["tun.dropped_header_malformed"]
 _TRANSIT_FULL = ID["tun.dropped_transit_full"]
 _SEGMENTS_MANY = ID["tun.dropped_segments_many"]
@@ -146,6 +153,7 @@ class Forwarder:
             packets = len(block.lengths)
             self._charges.add(sender, charge.FORWARD * packets)
             word = (block.peer_handle & PEER_INDEX_MASK) * RECORD_WORDS + ARRIVED_TRANSIT_BULK_BYTES
+            self._arrived[word + _FROM] = sender
             self._arrived[word + block.traffic_class] += block.end - SLOT_BODY_AT - packets * VNET_HEADER_BYTES
         self._port.advance(len(blocks))
         blocks.clear()

@@ -8,7 +8,8 @@ blocks that they seal (docs/security.md, "No nonce repeats"). They keep the keys
 others.
 
 A client that goes to another server has another session at once, while blocks of the one before are under way. So its
-duties keep the keys of the one session before: to open what still comes, and to seal what was begun.
+duties keep the keys of the one session before: to open what still comes, and to seal what was begun. Those of a partner
+end at once.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pipeline.shm.key_table import KeyTable
 from pipeline.shm.layout import (
     PEER_INDEX_MASK,
     RECORD_WORDS,
+    SERVER,
     SLOT_CONNECTION_AT,
     TRANSIT_EPOCH_ACKNOWLEDGED,
     TRANSIT_EPOCH_OPENED,
@@ -141,7 +143,7 @@ class BlockSealing:
         session = self._sessions.get(peer_handle)
         if session is None:
             ended = [handle for handle in self._sessions if handle & PEER_INDEX_MASK == peer]
-            for other in ended[: len(ended) - self._kept]:
+            for other in ended[: len(ended) - (self._kept if peer == SERVER else 0)]:
                 del self._sessions[other]
             told = told_lane(self._lane, peer, self._lanes)
             streams = {kind: kinds.stream(self._process, told, kind) for kind in self._own}
@@ -152,7 +154,7 @@ class BlockSealing:
         if version & 1 or version != self._keys.version(peer_handle):
             return session  # they are written just now: the ones before serve a moment longer
         if keys is None:
-            session.sealer = session.sealer if self._kept else None
+            session.sealer = session.sealer if self._kept and peer == SERVER else None
         else:
             session.sealer = BlockSealer(aead.aead(keys.suite, keys.send))
             if keys.send_epoch != session.epoch:
@@ -258,6 +260,7 @@ class BlockOpening:
     def _follow(self, peer_handle: int) -> _OpeningSession:
         """Read the keys of a session, which is new or has others."""
         session = self._sessions.get(peer_handle & PEER_INDEX_MASK)
+        keeps_late = self._keeps_late and peer_handle & PEER_INDEX_MASK == SERVER
         version = self._keys.version(peer_handle)
         keys = self._keys.read(peer_handle)
         if session is None or session.peer_handle != peer_handle:
@@ -265,12 +268,12 @@ class BlockOpening:
                 return self._late
             if keys is None and session is not None:
                 return _OpeningSession(peer_handle)  # of no present session, such as one in reserve
-            if session is not None and self._keeps_late:
+            if session is not None and keeps_late:
                 self._late, self._late_windows = session, self._windows.copy()
             session = self._sessions[peer_handle & PEER_INDEX_MASK] = _OpeningSession(peer_handle)
         if version & 1 or version != self._keys.version(peer_handle):
             return session  # they are written just now: the ones before serve a moment longer
-        if keys is None and session.openers and self._keeps_late:
+        if keys is None and session.openers and keeps_late:
             session.version = version  # another session is the present one, and nothing of it has come yet
             return session
         if keys is not None and not session.openers:  # a worker may be younger than the session

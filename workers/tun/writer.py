@@ -134,7 +134,7 @@ class TunWriter:
         self._bare_packet = memoryview(bytearray(VNET_HEADER_BYTES + framing.LENGTH_LIMIT))
         self._fd = fd
         self._lane, self._lanes = attachment.worker.lane, attachment.plan.lanes
-        self._is_client = attachment.plan.mode == "client"  # then all packets are of its server, or of the one before
+        self._is_client = attachment.plan.mode == "client"  # then index 0 is its server, and others are partners
         self._merges = attachment.settings.offloads_accepted & tun.USO == tun.USO
         self._port = self._ports[0]  # of the slot in hand
         self._counters = attachment.page.counters
@@ -328,7 +328,7 @@ class TunWriter:
     ) -> None:
         fd = self._fd
         counters = self._counters
-        is_known = self._is_client or self._routes.only == peer_handle
+        is_known = (self._is_client and not peer_handle & PEER_INDEX_MASK) or self._routes.only == peer_handle
         trusted = is_known and peer_handle not in self._kept_from_kernel
         written = size = 0
         for length in lengths:
@@ -351,7 +351,7 @@ class TunWriter:
         routes = self._routes
         if peer_handle in self._kept_from_kernel:
             return False
-        if self._is_client or routes.only == peer_handle:
+        if (self._is_client and not peer_handle & PEER_INDEX_MASK) or routes.only == peer_handle:
             return True
         address = destination(slot, at)
         return (

@@ -74,5 +74,6 @@ class InstanceFacts:
             "websockets": self._web_sockets.status(),
             "notes": [*role["notes"], *self._entries.notes, *(note for each in beside for note in each.notes)],
             "accounting": role.get("accounting"),
+            "direct": role.get("direct"),
             "hooks": self._hooks(),
         }

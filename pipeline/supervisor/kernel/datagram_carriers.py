@@ -61,6 +61,10 @@ class DatagramCarriers:
             LOG.warning("%s", self.lacks[-1])
         return None
 
+    def places_towards(self, server: str) -> list[tuple[bytes, int]]:
+        """Of the UDP sockets: see DatagramSockets."""
+        return self.udp.places_towards(server) if self.udp is not None else []
+
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """Those that there are."""

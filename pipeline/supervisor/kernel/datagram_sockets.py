@@ -61,6 +61,21 @@ class DatagramSockets:
         """Those that the dgram worker of a lane gets."""
         return {"datagrams": self.sockets[lane].fileno()}
 
+    def places_towards(self, server: str) -> list[tuple[bytes, int]]:
+        """Host of 16 bytes and port of each socket, as this machine names itself on its way to a server."""
+        family = socket.AF_INET6 if ":" in server else socket.AF_INET
+        try:
+            with _new(family) as probe:
+                if self._is_marked:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._mark)
+                probe.connect((server.partition("%")[0], 9))  # nothing is sent
+                host = probe.getsockname()[0]
+        except OSError:
+            return []
+        address = socket.inet_pton(family, host)
+        packed = address if family == socket.AF_INET6 else b"\0" * 10 + b"\xff\xff" + address
+        return [(packed, sock.getsockname()[1]) for sock in self.sockets]
+
     def follow(self, has_bypass: bool) -> None:
         """Once a turn. With a bypass the mark leads around the tunnel: these sockets are not of the workers' user."""
         if has_bypass != self._is_marked:

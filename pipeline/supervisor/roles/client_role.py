@@ -38,10 +38,13 @@ from pipeline.peers.known_peers import PeerChanges
 from pipeline.peers.peer_datagrams import OWN_RATE, TAKES_NO_DATAGRAMS
 from pipeline.peers.peer_status import PeerRow, unsealed
 from pipeline.policy.carrier_order import KINDS, Kind
+from pipeline.policy.direct_pairs import PARTNERS_MAX
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.runtime.supervisor_channel import (
+    NoteReport,
     OwnProof,
     ProofRequest,
+    SendNote,
     ServerFound,
     TroubleReport,
     Verdict,
@@ -60,11 +63,13 @@ from pipeline.supervisor.roles.client_sealing import ClientSealing
 from pipeline.supervisor.roles.client_servers import ClientServers
 from pipeline.supervisor.roles.datagram_watch import DatagramWatch
 from pipeline.supervisor.roles.only_peer import write_only_peer
+from pipeline.supervisor.roles.partners import Partners
 from pipeline.supervisor.roles.prover import Prover
 from pipeline.supervisor.roles.server_facts import ServerFacts
 from pipeline.supervisor.roles.server_trouble import ServerTrouble
 from pipeline.supervisor.roles.server_watch import ServerWatch
 from pipeline.wire import messages
+from pipeline.wire.notes import Place
 
 ADDRESS_LENGTH_MAX = 64  # of IPv6 with its zone, the name of a device: 39 + 1 + 15
 NEWS_MAX = 256  # WELCOMEs that wait for the next tick, of all workers: four full turns of the channels
@@ -76,12 +81,11 @@ class ClientRole:
     `key`: the client's key from an invitation; b"": the key in `key_file`, if that is set.
     """
 
-    capacity = 1
     movers = 0
     problems: tuple[str, ...] = ()
     _device: TunDevice  # from start() on
     _datagram_watch: DatagramWatch  # from start() on
-    tell_workers: Callable[[Any], object]  # of no use to a client
+    tell_workers: Callable[[SendNote], object]  # once there are workers
     _prover: Prover | None  # from expect() on; None without a key
 
     def __init__(self, config: Config, key: bytes = b"", events: Events | None = None) -> None:
@@ -101,6 +105,9 @@ class ClientRole:
         self._applied: tuple[object, ...] = ()  # addresses, routes and server of the last WELCOME
         self._servers = ClientServers(config, self._events.record)
         self._in_reserve: tuple[int, messages.Welcome, str] | None = None  # the last WELCOME of a server to come
+        self.capacity = 1 + (PARTNERS_MAX if config.direct == "auto" else 0)
+        self._partners = Partners(self._events, self._own_places) if self.capacity > 1 else None
+        self._server_address = ""  # of the last WELCOME
 
     def use_keys(
         self,
@@ -113,6 +120,11 @@ class ClientRole:
         self._sealing = ClientSealing(keys, datagrams)
         self._carriers = carriers
 
+    def _own_places(self) -> list[Place]:
+        if self._carriers is None or not self._server_address:
+            return []
+        return [Place(*place) for place in self._carriers.places_towards(self._server_address)]
+
     @property
     def key_share(self) -> str:
         """For the HELLO, hexadecimal."""
@@ -122,13 +134,16 @@ class ClientRole:
         self._device = device
         if self._sealing is not None:
             self._sealing.start(table, time.monotonic_ns())
+            if self._partners is not None:
+                self._partners.tell_workers = lambda note: self.tell_workers(note)
+                self._partners.start(table, self._sealing.sessions)
         else:
             write_only_peer(table)
         self.accountant.start(table)
         self.accountant.begin(0, self._servers.present.host)
         self._watch = ServerWatch(table, self._events, self._watch)
         self._datagram_watch = DatagramWatch(
-            table, self._events, lambda _: self._servers.present.host, self._config.carrier
+            table, self._events, lambda peer: "" if peer else self._servers.present.host, self._config.carrier
         )
 
     @property
@@ -163,6 +178,8 @@ class ClientRole:
         self.accountant.tick(now)
         if self._sealing is not None:
             self._sealing.tick(now)
+            if self._partners is not None:
+                self._partners.tick(self._sealing.hub, now)
             if self._carriers is not None:
                 self._carriers.lead_to(self._sealing.datagram_server)
         if self._watch is not None:
@@ -208,11 +225,16 @@ class ClientRole:
         trouble = self._trouble.status(self._config, self._servers.present)
         server = trouble | self._facts.status() | self._servers.status()
         notes = [*self._notes, *self._facts.notes, *self._servers.notes, *self.accountant.notes]
-        return {"server": server, "notes": notes, "accounting": self.accountant.status()}
+        direct = self._partners.rows(time.monotonic_ns()) if self._partners is not None else None
+        return {"server": server, "notes": notes, "accounting": self.accountant.status(), "direct": direct}
 
     def answer_request(
-        self, request: ProofRequest | WelcomeReport | ServerFound | TroubleReport | VisitsReport
+        self, request: ProofRequest | WelcomeReport | ServerFound | TroubleReport | VisitsReport | NoteReport
     ) -> OwnProof | Verdict | None:
+        if "heard" in request:
+            if self._partners is not None and self._sealing is not None:
+                self._partners.heard(request, self._sealing.hub, time.monotonic_ns())
+            return None
         if "trouble" in request:
             self._trouble.take(request, self._config.lanes)
             if self._watch is not None:
@@ -228,6 +250,9 @@ class ClientRole:
         now = time.monotonic_ns()
         if "welcome" not in request:
             return self._prover.prove(request, now) if self._prover is not None else None
+        return self._judge(request, now)
+
+    def _judge(self, request: WelcomeReport, now: int) -> Verdict | None:
         verdict = self._prover.judge(request, now) if self._prover is not None else None
         if verdict is None or not verdict["distrust"]:
             welcome = messages.decode(bytes.fromhex(request["welcome"]))
@@ -248,6 +273,7 @@ class ClientRole:
     def _accept(self, welcome: messages.Welcome, server: str) -> None:
         """The present server has sent this: what it has for us is given to the device at the next tick."""
         self._facts.take(welcome, time.time())
+        self._server_address = server
         self._news.append((welcome, server))
 
     def _number_in(self, request: WelcomeReport) -> int:

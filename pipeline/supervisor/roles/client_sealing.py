@@ -97,6 +97,16 @@ class ClientSealing:
         return self._present.server if self._present is not None else None
 
     @property
+    def hub(self) -> tuple[int, SealedSession] | None:
+        """The peer handle of the present session, and the session."""
+        return (self._peer_handle, self._present.session) if self._present is not None else None
+
+    @property
+    def sessions(self) -> SealedSessions:
+        """Where those with partners have their keys as well."""
+        return self._sessions
+
+    @property
     def key_share(self) -> bytes:
         return self._offer.key_share.pack()
 

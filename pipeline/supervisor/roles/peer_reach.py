@@ -193,6 +193,10 @@ class PeerReach:
             self._told[name, text] = now
             self._events.record("reach-refused", name, text)
 
+    def limits(self, name: str) -> bool:
+        """Whether this peer has rules."""
+        return name in self._policies
+
     # -- for people
 
     @property

@@ -28,6 +28,7 @@ from pipeline.credentials import tls_settings
 from pipeline.credentials.certificates import CertificatePair
 from pipeline.credentials.state_dir import StateDir
 from pipeline.credentials.tls_settings import TlsSettings
+from pipeline.errors import PeerError
 from pipeline.log import LOG
 from pipeline.observe.snapshot import SCHEMA_VERSION
 from pipeline.peers.admission import Admission, AdmissionNews
@@ -48,7 +49,9 @@ from pipeline.runtime.supervisor_channel import (
     Doubted,
     EndReport,
     KnockRequest,
+    NoteReport,
     Replaced,
+    SendNote,
 )
 from pipeline.shm.datagram_secrets import DatagramSecretTable
 from pipeline.shm.key_table import KeyTable
@@ -63,7 +66,9 @@ from pipeline.supervisor.kernel.tun_device import TunDevice
 from pipeline.supervisor.roles.client_sealing import preferred_suite
 from pipeline.supervisor.roles.client_watch import ClientWatch
 from pipeline.supervisor.roles.datagram_watch import DatagramWatch
+from pipeline.supervisor.roles.direct_hub import DirectHub
 from pipeline.supervisor.roles.hosts_file import HostsFile
+from pipeline.supervisor.roles.introductions import Introductions
 from pipeline.supervisor.roles.invitations import Invitations
 from pipeline.supervisor.roles.only_peer import write_only_peer
 from pipeline.supervisor.roles.peer_commands import PeerCommands
@@ -89,7 +94,7 @@ class ServerRole(AdmissionNews):
     known_servers: ClassVar[list[str]] = []
     key_share: ClassVar[str] = ""
     server: ClassVar[str] = ""
-    tell_workers: Callable[[Replaced | Doubted], object]  # once there are workers
+    tell_workers: Callable[[Replaced | Doubted | SendNote], object]  # once there are workers
     _client_watch: ClientWatch  # from start() on
     _datagram_watch: DatagramWatch  # from start() on
 
@@ -108,6 +113,7 @@ class ServerRole(AdmissionNews):
             *(self._peers, self._state, lambda: self.credentials.tls, self._events, self._reach.about_invited)
         )
         self._commands = PeerCommands(self._peers, invitations, self._describe, self._explain)
+        self._introductions = Introductions(self._events)
         self._peer_watch: PeerWatch | None = None  # from start() on
         self._admission: Admission | None = None
         self._compat_admission: CompatAdmission | None = None
@@ -147,6 +153,8 @@ class ServerRole(AdmissionNews):
             self._peer_watch.leave_all("the shared memory is made anew")
         self._peer_watch = PeerWatch(table, self._events, self._name_session)
         self._datagram_watch = DatagramWatch(table, self._events, self._name_of, self._config.carrier)
+        self._introductions.tell_workers = lambda note: self.tell_workers(note)
+        self._introductions.start(table)
         self._peers.configure_quotas()
         self.accountant.start(table)
         if self._config.compat:
@@ -204,6 +212,15 @@ class ServerRole(AdmissionNews):
             self._peers.tick(now)
             self._hosts_file.tick(now, self.peers_version, self._admission.named_addresses)
             self._reach.tick(now)
+            if (hub := self._direct_hub()) is not None:
+                self._introductions.tick(hub, now)
+
+    def _direct_hub(self) -> DirectHub | None:
+        """For direct paths between clients; None where there are none."""
+        table = self._table
+        if self._config.direct == "off" or self._admission is None or table is None or not table.datagrams_in:
+            return None
+        return DirectHub(self._config, self._admission, self._reach)
 
     @property
     def problems(self) -> list[str]:
@@ -213,7 +230,8 @@ class ServerRole(AdmissionNews):
     def status(self) -> dict[str, Any]:
         """For `status`: this end is the server."""
         notes = [*self.accountant.notes, *self._hosts_file.notes, *self._reach.notes]
-        return {"server": None, "notes": notes, "accounting": self.accountant.status()}
+        direct = self._introductions.rows(time.monotonic_ns()) if self._config.direct == "auto" else None
+        return {"server": None, "notes": notes, "accounting": self.accountant.status(), "direct": direct}
 
     def _server_certificate(self, make: bool) -> CertificatePair:
         assert self._state is not None, "with encryption there is a state directory"
@@ -290,7 +308,12 @@ class ServerRole(AdmissionNews):
 
     # -- requests and commands
 
-    def answer_request(self, request: AdmissionRequest | KnockRequest | AddressClaim | EndReport) -> Answer | None:
+    def answer_request(
+        self, request: AdmissionRequest | KnockRequest | AddressClaim | EndReport | NoteReport
+    ) -> Answer | None:
+        if "heard" in request:
+            self._hear(request)
+            return None
         if "ended" in request:
             if self._peer_watch is not None:
                 self._peer_watch.ended(request["ended"], request["reason"])
@@ -310,6 +333,15 @@ class ServerRole(AdmissionNews):
             else:
                 self._movers.pop(index, None)
         return answer
+
+    def _hear(self, request: NoteReport) -> None:
+        """A note that makes no sense is the client's fault, and not the worker's."""
+        hub = self._direct_hub()
+        try:
+            if hub is not None:
+                self._introductions.heard(request, hub, time.monotonic_ns())
+        except PeerError as error:
+            LOG.debug("a note of a client: %s", error)
 
     @property
     def movers(self) -> int:

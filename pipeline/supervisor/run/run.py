@@ -111,6 +111,7 @@ class Run:
             key_share=self._role.key_share,
             seals=self.seal_memory is not None,
             carrier=config.carrier if self.datagram_memory is not None else "tcp",
+            takes_notes=config.direct == "auto" and config.mode == "client" and self.datagram_memory is not None,
             bridge_token=self.bridge_token,
         )
         settings = self._role.with_servers(settings)

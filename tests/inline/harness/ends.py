@@ -140,6 +140,7 @@ class End:
         self.hub: Admission | None = None
         self.prover: Prover | None = None
         self.supervisor_stands_still = False
+        self.notes: list[tuple[int, bytes]] = []  # that have come for the supervisor, with the peer handle of each
         answer: Callable[[Any], Any] = self._prove
         config = {"mode": "server", "insecure": True, "max_clients": capacity, "tunnel_addr": list(inside)}
         if known.client_subnets:
@@ -204,12 +205,16 @@ class End:
 
     def _admit(self, request: Any) -> Answer | None:
         assert self.hub is not None
-        if "ended" in request:
+        if "heard" in request:
+            self.notes.append((request["peer_handle"], bytes.fromhex(request["heard"])))
+        if "ended" in request or "heard" in request:
             return None
         return self.hub.judge_knock(request) if "knock" in request else self.hub.handle_hello(request)
 
     def _prove(self, request: Any) -> Answer | None:
-        if "trouble" in request:
+        if "heard" in request:
+            self.notes.append((request["peer_handle"], bytes.fromhex(request["heard"])))
+        if "trouble" in request or "heard" in request:
             return None
         now = time.monotonic_ns()
         if self._sealing is not None and "welcome" in request:
@@ -263,6 +268,10 @@ class End:
             duties = tcp.duties(attachment, fds)
         self.workers[name] = Worker(attachment, duties)
         return self.workers[name]
+
+    def send_note(self, peer_handle: int, note: bytes) -> None:
+        """As the supervisor does."""
+        self._channels.send_to_all({"note": note.hex(), "peer_handle": peer_handle})
 
     def kill(self, name: str) -> None:
         """End a worker between two steps, as SIGKILL does."""

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from pipeline.errors import PeerError
 from pipeline.fec import shard
-from pipeline.sealing import frame_cut
+from pipeline.sealing import frame_cut, records
 from pipeline.sealing.header_seal import STRETCH_BITS, HeaderOpener, HeaderSealer
 from pipeline.sealing.key_schedule import AES_256_GCM, CHACHA20_POLY1305, HeaderSecret
 from pipeline.sealing.records import RecordScanner, RecordWriter
-from pipeline.wire import framing
+from pipeline.wire import framing, notes
 
 SECRET = HeaderSecret(bytes(range(32)))
 LIMIT = framing.LENGTH_LIMIT
@@ -212,3 +212,26 @@ def test_a_record_of_another_length_than_its_frame_has_ends_the_connection(chang
         wire[at : at + 2] = (int.from_bytes(wire[at : at + 2], "big") + change).to_bytes(2, "big")
         with pytest.raises(PeerError):
             scanner.scan(memoryview(wire), 0, len(wire), LIMIT)
+
+
+@pytest.mark.parametrize("size", [24, 300, notes.NOTE_BYTES_MAX])
+def test_a_note_comes_out_whole_and_frames_go_on_behind_it(size: int) -> None:
+    writer, scanner = both()
+    note = bytes(range(256)) * 4
+    wire = sent(writer, b"first") + writer.note(note[:size]) + sent(writer, b"last")
+    for end in range(len(wire)):
+        assert scanner.scan(memoryview(bytearray(wire)), 0, 0, LIMIT)[0] == 0, end
+    view = memoryview(bytearray(wire))
+    whole, after, frames, _, bare, _ = scanner.scan(view, 0, len(wire), LIMIT)
+    assert (whole, after, frames, bare) == (len(wire), 0, 3, 1) and scanner.notes == [note[:size]]
+    assert [body for _, body in bodies_in(view, whole)] == [b"first", b"last"]
+
+
+def test_a_note_that_is_too_long_ends_the_connection_and_notes_that_nobody_takes_are_few() -> None:
+    writer, scanner = both()
+    wire = b"".join(writer.note(b"n" * 30) for _ in range(20))
+    scanner.scan(memoryview(bytearray(wire)), 0, len(wire), LIMIT)
+    assert len(scanner.notes) == records.NOTES_WAITING
+    wire = writer.note(bytes(notes.NOTE_BYTES_MAX + 1))
+    with pytest.raises(PeerError, match="note of"):
+        scanner.scan(memoryview(bytearray(wire)), 0, len(wire), LIMIT)
