@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.cli.status_keys import KEYS, keys_of
 from pipeline.policy import partner_verdict
 from tests.netns.harness.checked_flow import Flow, transfer
 from tests.netns.harness.hub import Client, Hub, reaches
@@ -106,6 +107,8 @@ def test_clients_talk_directly_where_their_nats_let_them(
     world.assert_direct()
     rows = world.hub.server.running()["direct"]
     assert [(sorted(row["peers"]), row["state"]) for row in rows] == [(["one", "two"], "direct")]
+    shown = set(keys_of({"direct": [*rows, *partners(world.one)]}))
+    assert shown == {name for name in KEYS if name.startswith("direct[]")}, "as they are documented"
 
 
 @pytest.mark.parametrize("kinds", [("symmetric", "symmetric"), ("cone", "symmetric")], ids="-".join)
