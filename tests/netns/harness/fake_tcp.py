@@ -30,6 +30,7 @@ from pipeline.transport.fake_tcp import PAYLOAD_BYTES_MAX, FakeTcp
 from pipeline.transport.fake_tcp_client import ClientFakeTcp
 from pipeline.transport.fake_tcp_server import ServerFakeTcp
 from pipeline.transport.next_hop import ETH_P_IP, ETH_P_IPV6
+from tests.netns.harness.connection_tracking import forget_connections
 from tests.support import eventually
 from tools.lab.namespace import TERM_SECONDS, Namespace
 from tools.lab.network import Node
@@ -122,8 +123,7 @@ class Routed:
             self.router.run(["nft", "-f", "-"], input=f"delete table inet lab\n{FIREWALL}")
 
     def forget(self) -> None:
-        """Let the router lose all that it knows of connections."""
-        self.router.run(["conntrack", "-F"])
+        forget_connections(self.router)
 
 
 def ip(node: Namespace, command: str) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tests.netns.harness.connection_tracking import forget_connections
 from tools.lab.namespace import Namespace
 from tools.lab.network import INTERFACE, add_veth_pair
 
@@ -107,8 +108,7 @@ class Nat:
         self.forget()
 
     def forget(self) -> None:
-        """As after a restart: no mapping is left."""
-        self.node.run(["conntrack", "-F"], check=False)
+        forget_connections(self.node)
 
     @contextmanager
     def deaf_to(self, address: str) -> Iterator[None]:
