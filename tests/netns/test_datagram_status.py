@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tests.netns.harness.checked_flow import Flow
+from tests.netns.harness.datagram_clients import joined
 from tests.netns.harness.hub import Hub
 from tests.netns.harness.instance import Instance
 from tests.netns.harness.wall import UDP, fake_tcp_to, wall
-from tests.netns.test_datagrams import joined
 from tests.support import eventually
 from tools.lab.network import Lab
 

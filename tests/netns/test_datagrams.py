@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.peers.peer_datagrams import BULK_BY_TCP
 from tests.netns.harness.checked_flow import Flow, transfer
+from tests.netns.harness.datagram_clients import datagrams_pass, in_datagrams, joined, on_connections
 from tests.netns.harness.full_tunnel import Tunnel
 from tests.netns.harness.hub import BOTH, Client, Hub, established, reaches
 from tests.netns.harness.instance import Instance
@@ -20,7 +21,7 @@ from tests.netns.harness.uplink import OUTSIDE, World
 from tests.netns.harness.wall import UDP, fake_tcp_to, wall
 from tests.support import eventually
 from tools.lab.link_model import LinkSpec
-from tools.lab.network import Lab, Node
+from tools.lab.network import Lab
 from tools.load.flows import TcpFlow
 
 pytestmark = pytest.mark.slow
@@ -35,30 +36,6 @@ table inet throttle {
 }
 """
 THROTTLED_FOR_SECONDS = 40
-
-
-def in_datagrams(instance: Instance) -> int:
-    return instance.counter("dgram.bytes_sent")
-
-
-def on_connections(instance: Instance) -> int:
-    return instance.counter("tcp.bytes_sent")
-
-
-def joined(hub: Hub, node: Node, carrier: str = "auto") -> Client:
-    """A client whose blocks travel in datagrams."""
-    client = hub.join(node, carrier=carrier)
-    eventually(lambda: _passes(client, hub), what="a path of datagrams both ways")
-    return client
-
-
-def _passes(client: Client, hub: Hub) -> bool:
-    before = in_datagrams(client), in_datagrams(hub.server)
-    return (
-        reaches(client.node, hub.server.address, count=1, seconds=0.5)
-        and in_datagrams(client) > before[0]
-        and in_datagrams(hub.server) > before[1]
-    )
 
 
 @pytest.fixture
@@ -110,7 +87,7 @@ def _sends_datagrams_alone(source: Instance, flow: Flow) -> bool:
     return on_connections(source) - before[0] < MIB // 8 and in_datagrams(source) - before[1] > MIB // 2
 
 
-def test_with_udp_nothing_goes_by_connections_while_no_datagram_passes(lab: Lab, tmp_path: Path) -> None:
+def test_with_udp_nothing_goes_by_connections_while_no_datagramdatagrams_pass(lab: Lab, tmp_path: Path) -> None:
     with Hub(lab, tmp_path, carrier="udp") as hub:
         client = joined(hub, lab["one"], "udp")
         with wall(hub.node, UDP), wall(client.node, UDP):
@@ -175,7 +152,7 @@ def test_a_server_with_two_lanes_and_a_client_with_one_over_ipv6(lab: Lab, tmp_p
         line = hub.invite("one", "--address", f"[{hub.node.address6}]:{hub.port}")
         client = hub.adopt("one", Client(lab["one"], line, tmp_path, carrier="auto", lanes=1))
         client.wait_until_joined()
-        eventually(lambda: _passes(client, hub), what="a path of datagrams both ways")
+        eventually(lambda: datagrams_pass(client, hub), what="a path of datagrams both ways")
         before = on_connections(client) + on_connections(hub.server)
         transfer(client, hub.server, streams=3, size=2 * MIB)
         transfer(hub.server, client, streams=3, size=2 * MIB)
@@ -190,10 +167,10 @@ def test_after_a_start_of_the_server_and_after_lost_memory_datagrams_go_on(lab: 
             next(Path("/dev/shm").glob(f"tunnel@{instance.name}@*@scoreboard*")).unlink()
             for name, pid in pids.items():
                 instance.wait_until_replaced(name, pid, 20)
-            eventually(lambda: _passes(client, hub), 20, "datagrams with other memory")
+            eventually(lambda: datagrams_pass(client, hub), 20, "datagrams with other memory")
         hub.server.stop()
         hub.start_again()
-        eventually(lambda: _passes(client, hub), 20, "datagrams of another session")
+        eventually(lambda: datagrams_pass(client, hub), 20, "datagrams of another session")
 
 
 def test_with_a_full_tunnel_datagrams_go_around_it(tmp_path: Path) -> None:
@@ -201,7 +178,7 @@ def test_with_a_full_tunnel_datagrams_go_around_it(tmp_path: Path) -> None:
         world = World(stack)
         tunnel = Tunnel(stack, world, tmp_path, hub={"carrier": "auto"}, carrier="auto")
         client = tunnel.joined()
-        eventually(lambda: _passes(client, tunnel.hub), what="a path of datagrams both ways")
+        eventually(lambda: datagrams_pass(client, tunnel.hub), what="a path of datagrams both ways")
         assert reaches(client.node, OUTSIDE)
 
 

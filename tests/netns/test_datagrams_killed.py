@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from tests.netns.harness.checked_flow import Flow
+from tests.netns.harness.datagram_clients import joined, on_connections
 from tests.netns.harness.hub import Hub
 from tests.netns.harness.instance import Instance
-from tests.netns.test_datagrams import joined, on_connections
 from tests.support import eventually
 from tools.lab.network import Lab
 from tools.load.flows import UdpFlow

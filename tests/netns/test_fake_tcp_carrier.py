@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.faketcp.packet import RST, SYN
 from tests.netns.harness.checked_flow import Flow, transfer
+from tests.netns.harness.datagram_clients import datagrams_pass, in_datagrams, joined, on_connections
 from tests.netns.harness.fake_tcp import Routed, Watch, ip
 from tests.netns.harness.full_tunnel import Tunnel
 from tests.netns.harness.hub import BOTH, Client, Hub, reaches
@@ -21,7 +22,7 @@ from tests.netns.harness.wall import UDP, fake_tcp_from, wall
 from tests.netns.test_datagram_status import changes
 from tests.support import eventually
 from tools.lab.link_model import LinkSpec
-from tools.lab.network import Lab, Node
+from tools.lab.network import Lab
 
 pytestmark = pytest.mark.slow
 
@@ -33,34 +34,11 @@ def carrier(client: Client) -> str:
     return found
 
 
-def in_datagrams(instance: Instance) -> int:
-    return instance.counter("dgram.bytes_sent")
-
-
-def on_connections(instance: Instance) -> int:
-    return instance.counter("tcp.bytes_sent")
-
-
-def joined(hub: Hub, node: Node, carrier: str = "faketcp") -> Client:
-    client = hub.join(node, carrier=carrier)
-    eventually(lambda: _passes(client, hub), what="a path of datagrams both ways")
-    return client
-
-
 @pytest.fixture
 def routed() -> Iterator[Routed]:
     """A NAT and a firewall between the ends, which lets nothing through that is outside a connection's window."""
     with Routed() as made:
         yield made
-
-
-def _passes(client: Client, hub: Hub) -> bool:
-    before = in_datagrams(client), in_datagrams(hub.server)
-    return (
-        reaches(client.node, hub.server.address, count=1, seconds=0.5)
-        and in_datagrams(client) > before[0]
-        and in_datagrams(hub.server) > before[1]
-    )
 
 
 @pytest.fixture
@@ -72,7 +50,7 @@ def lab() -> Iterator[Lab]:
 @BOTH
 def test_all_bytes_arrive_and_connections_carry_none_of_them(lab: Lab, tmp_path: Path, six: bool) -> None:
     with Hub(lab, tmp_path, carrier="faketcp", lanes=2) as hub:
-        client = joined(hub, lab["one"])
+        client = joined(hub, lab["one"], "faketcp")
         before = on_connections(client) + on_connections(hub.server)
         for source, sink in ((client, hub.server), (hub.server, client)):
             sent = in_datagrams(source)
@@ -127,7 +105,7 @@ def test_where_udp_is_blocked_from_the_beginning_fake_tcp_is_used_and_where_both
 @pytest.mark.parametrize("of_server", [False, True], ids=["client", "server"])
 def test_a_flow_inside_survives_the_death_of_a_dgram_worker(lab: Lab, tmp_path: Path, of_server: bool) -> None:
     with Hub(lab, tmp_path, carrier="faketcp") as hub:
-        client = joined(hub, lab["one"])
+        client = joined(hub, lab["one"], "faketcp")
         end = hub.server if of_server else client
         with Flow(client, hub.server) as flow, Flow(hub.server, client) as back:
             for _ in range(3):
@@ -143,7 +121,7 @@ def test_with_several_lanes_at_both_ends_and_udp_blocked_each_lane_has_a_flow(la
     with Hub(lab, tmp_path, carrier="auto", lanes=2) as hub, wall(hub.node, UDP):
         client = hub.join(lab["one"], carrier="auto", lanes=2)
         eventually(lambda: client.counter("dgram.flows_fake_opened") == 2, 20, "a flow of each lane")
-        eventually(lambda: _passes(client, hub), 20, "a path of datagrams both ways")
+        eventually(lambda: datagrams_pass(client, hub), 20, "a path of datagrams both ways")
         before = on_connections(client) + on_connections(hub.server)
         transfer(client, hub.server, streams=4, size=2 * MIB)
         transfer(hub.server, client, streams=4, size=2 * MIB)
@@ -152,17 +130,17 @@ def test_with_several_lanes_at_both_ends_and_udp_blocked_each_lane_has_a_flow(la
 
 def test_a_reload_that_replaces_all_workers_costs_no_byte(lab: Lab, tmp_path: Path) -> None:
     with Hub(lab, tmp_path, carrier="faketcp") as hub:
-        client = joined(hub, lab["one"])
+        client = joined(hub, lab["one"], "faketcp")
         with Flow(client, hub.server) as flow:
             flow.wait_for(MIB)
             hub.configure(anew=True, idle="spin-then-block")
             flow.wait_for(2 * MIB)
-        eventually(lambda: _passes(client, hub), what="a path of datagrams both ways")
+        eventually(lambda: datagrams_pass(client, hub), what="a path of datagrams both ways")
 
 
 def test_a_client_with_another_address_is_followed(lab: Lab, tmp_path: Path) -> None:
     with Hub(lab, tmp_path, carrier="faketcp") as hub:
-        client = joined(hub, lab["one"])
+        client = joined(hub, lab["one"], "faketcp")
         with Flow(hub.server, client) as flow:
             flow.wait_for(MIB)
             client.node.ip(f"address del {client.node.address}/24 dev link0", "address add 10.77.0.99/24 dev link0")
@@ -173,7 +151,7 @@ def test_a_client_with_another_address_is_followed(lab: Lab, tmp_path: Path) -> 
 def test_over_a_path_that_loses_packets_all_bytes_arrive(tmp_path: Path) -> None:
     link = LinkSpec(delay_ms=10, rate_mbit=50, loss_percent=2)
     with Lab(names=("hub", "one"), link=link) as lab, Hub(lab, tmp_path, carrier="faketcp") as hub:
-        client = joined(hub, lab["one"])
+        client = joined(hub, lab["one"], "faketcp")
         transfer(client, hub.server, streams=2, size=2 * MIB)
         transfer(hub.server, client, streams=2, size=2 * MIB)
         assert hub.server.counter("dgram.blocks_recovered") + hub.server.counter("dgram.segments_repeated")
@@ -181,16 +159,16 @@ def test_over_a_path_that_loses_packets_all_bytes_arrive(tmp_path: Path) -> None
 
 def test_after_a_start_of_the_server_and_after_lost_memory_datagrams_go_on(lab: Lab, tmp_path: Path) -> None:
     with Hub(lab, tmp_path, carrier="faketcp") as hub:
-        client = joined(hub, lab["one"])
+        client = joined(hub, lab["one"], "faketcp")
         for instance in (hub.server, client):
             pids = instance.worker_pids()
             next(Path("/dev/shm").glob(f"tunnel@{instance.name}@*@scoreboard*")).unlink()
             for name, pid in pids.items():
                 instance.wait_until_replaced(name, pid, 20)
-            eventually(lambda: _passes(client, hub), 20, "datagrams with other memory")
+            eventually(lambda: datagrams_pass(client, hub), 20, "datagrams with other memory")
         hub.server.stop()
         hub.start_again()
-        eventually(lambda: _passes(client, hub), 20, "datagrams of another session")
+        eventually(lambda: datagrams_pass(client, hub), 20, "datagrams of another session")
 
 
 def test_with_a_full_tunnel_it_goes_around_it(tmp_path: Path) -> None:
@@ -198,7 +176,7 @@ def test_with_a_full_tunnel_it_goes_around_it(tmp_path: Path) -> None:
         world = World(stack)
         tunnel = Tunnel(stack, world, tmp_path, hub={"carrier": "faketcp"}, carrier="faketcp")
         client = tunnel.joined()
-        eventually(lambda: _passes(client, tunnel.hub), what="a path of datagrams both ways")
+        eventually(lambda: datagrams_pass(client, tunnel.hub), what="a path of datagrams both ways")
         assert reaches(client.node, OUTSIDE)
 
 
@@ -224,7 +202,7 @@ def test_a_nat_and_a_firewall_that_follows_windows_see_a_clean_conversation(
         with Watch(routed.router, "near") as watch:
             client = hub.adopt("one", Client(routed.client, line, tmp_path, carrier="faketcp"))
             client.wait_until_joined()
-            eventually(lambda: _passes(client, hub), what="a path of datagrams both ways")
+            eventually(lambda: datagrams_pass(client, hub), what="a path of datagrams both ways")
             transfer(client, hub.server, streams=2, size=2 * MIB)
             transfer(hub.server, client, streams=2, size=2 * MIB)
         assert routed.invalid() == before
@@ -241,7 +219,7 @@ def test_behind_a_link_of_1400_bytes_segments_are_as_small_as_they_have_to_be(ro
     silent = "chain own { type filter hook output priority 0; icmp type destination-unreachable drop\n }"
     routed.router.run(["nft", "-f", "-"], input=f"table inet silent {{\n {silent}\n }}\n")
     with Hub(cast("Lab", routed), tmp_path, carrier="faketcp") as hub:
-        client = joined(hub, routed.client)
+        client = joined(hub, routed.client, "faketcp")
         transfer(client, hub.server, streams=1, size=2 * MIB)
         transfer(hub.server, client, streams=1, size=2 * MIB)
         eventually(lambda: client.running()["peers"][0]["datagrams"]["segment_bytes"] > 1300, 20, "the size")
@@ -251,7 +229,7 @@ def test_behind_a_link_of_1400_bytes_segments_are_as_small_as_they_have_to_be(ro
 @pytest.mark.parametrize("trouble", ["a box resets the flow", "a NAT forgets it", "rules of the firewall are lost"])
 def test_reports_of_users_of_such_programs_are_no_trouble(routed: Routed, tmp_path: Path, trouble: str) -> None:
     with Hub(cast("Lab", routed), tmp_path, carrier="faketcp") as hub:
-        client = joined(hub, routed.client)
+        client = joined(hub, routed.client, "faketcp")
         with Flow(client, hub.server) as flow, Flow(hub.server, client) as back:
             for each in (flow, back):
                 each.wait_for(MIB)
@@ -277,7 +255,7 @@ def test_another_gateway_is_taken_as_the_routes_change(tmp_path: Path) -> None:
             gateway.sysctl("net.ipv4.conf.link0.send_redirects=0")
         node.sysctl("net.ipv4.conf.all.accept_redirects=0")
         node.ip(f"route add {hub.node.address}/32 via {lab['old'].address}")
-        client = joined(hub, node)
+        client = joined(hub, node, "faketcp")
         with Flow(client, hub.server) as flow:
             flow.wait_for(MIB)
             node.ip(f"route replace {hub.node.address}/32 via {lab['new'].address}")
